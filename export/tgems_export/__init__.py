@@ -1,0 +1,16 @@
+"""The workstation side of tgems-edge: trains heads on a frozen CLIP and freezes exits into ONNX files.
+
+Read in the order in which things depend on each other:
+
+    encoder    a CLIP from open_clip, and the activation behind each of its blocks
+    prompts    class names and templates to text embeddings
+    data       image folders
+    features   activations of a folder, cached on disk
+    head       Jumper and T-GEM, and the file they live in
+    losses     what they are trained with
+    training   how, and how it resumes
+    health     the degenerate solutions, noticed
+    graph      one exit as a graph, and as ONNX
+    parity     the graph against PyTorch
+    freeze     all of it: head + names to one file
+"""

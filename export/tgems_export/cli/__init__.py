@@ -1,0 +1,1 @@
+"""The workstation's commands; their modules import torch only when a command runs."""

@@ -1,0 +1,100 @@
+"""`tgems-edge export`: freeze one exit into one ONNX file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tgems_export.freeze import Frozen
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def export(
+    layer: Annotated[int, typer.Option(help="Block to exit at.")] = 5,
+    head: Annotated[
+        Path | None, typer.Option(metavar="FILE|DIR", help="From `train`. Default: the demo heads.")
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Other class names, one a line: new tables, without training."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="Labelled image folder to compare and measure on; never a trained one."),
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="The CLIP of the head. Default: the one it was trained on.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Its weights: a tag, a checkpoint, or random. Default: as trained.")
+    ] = None,
+    opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 18,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The model file.")] = Path("model.onnx"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")] = False,
+) -> None:
+    """Freeze one exit into one ONNX file.
+
+    The file holds the image tower up to the block, the Jumper, the class tables and a card that
+    describes it. It is compared with PyTorch before it is written; if it differs, nothing is written
+    and the exit code is 3.
+
+    Example: tgems-edge export --layer 5 --head heads/ --output model.onnx
+    """
+    from tgems_export.freeze import freeze, load_exit
+    from tgems_export.progress import Reporter
+    from tgems_export.prompts import read_class_file
+
+    started = perf_counter()
+    names = read_class_file(classes) if classes else None
+    exit_ = load_exit(layer, head, encoder, pretrained, names)
+    frozen = freeze(exit_, output, Reporter(quiet=quiet), data=data, opset=opset, overwrite=overwrite)
+    report = _as_json if as_json else _as_text
+    typer.echo(report(frozen, perf_counter() - started))
+
+
+def _as_json(frozen: Frozen, seconds: float) -> str:
+    card = frozen.card
+    return json.dumps(
+        {
+            "model": str(frozen.path),
+            "sha256": card.file_sha256,
+            "bytes": frozen.size,
+            "seconds": round(seconds, 1),
+            "layer": card.layer,
+            "classes": card.classes,
+            "classes_not_trained": card.classes_not_trained,
+            "parity": dataclasses.asdict(card.parity),
+            "accuracy": card.accuracy and dataclasses.asdict(card.accuracy),
+        },
+        ensure_ascii=False,
+    )
+
+
+def _as_text(frozen: Frozen, seconds: float) -> str:
+    card, parity = frozen.card, frozen.card.parity
+    lines = [
+        f"✅ {frozen.path}: exit {card.layer} of {card.encoder.name}, {len(card.classes)} classes, "
+        f"{frozen.size / 1e6:.1f} MB, {seconds:.1f} s",
+        f"   parity    largest rate difference {parity.largest_rate_difference:.1e}, "
+        f"{parity.label_agreement:.1%} equal labels on {parity.pictures} pictures ({parity.of})",
+    ]
+    if card.accuracy:
+        lines.append(f"   accuracy  {card.accuracy.top1:.1%} on {card.accuracy.images} pictures of --data")
+    if card.classes_not_trained:
+        lines.append(f"   untrained {', '.join(card.classes_not_trained)}: names the head never saw; try it on data")
+    lines += [
+        "next:",
+        f"   tgems-edge classify --model {frozen.path} IMAGE",
+        f"   python -c \"from tgems_edge import load; print(load('{frozen.path}').classify('IMAGE').label)\"",
+    ]
+    return "\n".join(lines)

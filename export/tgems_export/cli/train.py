@@ -1,0 +1,109 @@
+"""`tgems-edge train`: learn Jumper and T-GEM for one or more exits."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tgems_edge.errors import InputError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Labels(str, Enum):
+    """Where the labels come from."""
+
+    folders = "folders"
+    teacher = "teacher"
+
+
+class PoolChoice(str, Enum):
+    """Which token the Jumper reads."""
+
+    auto = "auto"
+    cls = "cls"
+    mean = "mean"
+
+
+class LossChoice(str, Enum):
+    """What a head is trained with."""
+
+    tgems = "tgems"
+    rate = "rate"
+    cosine = "cosine"
+    paper = "paper"
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Image folder, DATA/<class>/*.jpg.")],
+    layer: Annotated[list[int] | None, typer.Option(help="Block to exit at; may repeat. Default: 5.")] = None,
+    encoder: Annotated[
+        str, typer.Option(help="A CLIP: an open_clip name, local-dir:PATH, or the built-in demo.")
+    ] = "demo",
+    pretrained: Annotated[
+        str | None, typer.Option(help="open_clip tag, a local checkpoint, or random for untrained weights.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class names, one a line. Default: the folders' names.")
+    ] = None,
+    labels: Annotated[
+        Labels,
+        typer.Option(help="teacher: DATA is unlabelled, the full CLIP's zero-shot answers are the labels."),
+    ] = Labels.folders,
+    templates: Annotated[
+        str,
+        typer.Option(metavar="NAME|FILE", help="Prompts: default, simple, openai, or a file, one a line."),
+    ] = "default",
+    k: Annotated[int, typer.Option(min=1, help="K, the Jumper's width; at most the encoder's.")] = 128,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 120,
+    pool: Annotated[
+        PoolChoice, typer.Option(help="CLS token, mean patch token, or the better one of each layer.")
+    ] = PoolChoice.auto,
+    loss: Annotated[LossChoice, typer.Option(help="What to train with; tgems is the method.")] = LossChoice.tgems,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; runs the encoder.")] = "auto",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the head files.")] = Path("heads"),
+    overwrite: Annotated[bool, typer.Option(help="Replace heads that were trained otherwise.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")] = False,
+) -> None:
+    """Learn T-GEM and Jumper for one or more exits, on your pictures.
+
+    The encoder runs over the pictures once; what it says is cached. Interrupted work goes on where it
+    stopped. Ends with the head files' names on standard output.
+
+    Example: tgems-edge train pictures/ --layer 3 --layer 5 --encoder ViT-B-32 --pretrained openai
+    """
+    from tgems_export.data import read_labelled, read_unlabelled
+    from tgems_export.devices import choose_device
+    from tgems_export.encoder import load_encoder
+    from tgems_export.heads import Plan, train_heads
+    from tgems_export.progress import Reporter
+    from tgems_export.prompts import load_templates, read_class_file
+    from tgems_export.training import Settings
+
+    reporter = Reporter(quiet=quiet)
+    names = read_class_file(classes) if classes else None
+    if labels is Labels.teacher:
+        if names is None:
+            raise InputError("--labels teacher: unlabelled pictures have no names; give --classes FILE")
+        folder = read_unlabelled(data)
+    else:
+        folder = read_labelled(data, names)
+        names = folder.classes
+    plan = Plan(
+        layers=tuple(dict.fromkeys(layer or [5])),
+        classes=names,
+        templates=load_templates(templates),
+        labels=labels.value,
+        pool=pool.value,
+        settings=Settings(k=k, epochs=epochs, loss=loss.value, seed=seed),
+    )
+    clip = load_encoder(encoder, pretrained, device=choose_device(device))
+    for path in train_heads(clip, folder, plan, out, reporter, overwrite=overwrite):
+        typer.echo(path)
+    numbers = plan.layers[-1]
+    reporter.say(f"next: tgems-edge export --layer {numbers} --head {out}")

@@ -1,0 +1,271 @@
+"""Freezes one exit into one ONNX file: head, names and graph in, a checked and sealed model out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from PIL import Image
+from torch import Tensor
+
+from tgems_edge.card import Accuracy, Card, Parity, Sample, noise_pixels, seal, sealed_digest
+from tgems_edge.errors import DataError, HeadError, ImageError, InputError, ParityError
+from tgems_edge.images import Preprocessing, decode, to_pixels
+from tgems_edge.model import Classifier
+from tgems_edge.session import INPUT, open_session
+from tgems_export.data import ImageFolder, read_labelled
+from tgems_export.encoder import DEMO, Encoder, load_encoder
+from tgems_export.files import write_atomically
+from tgems_export.graph import IR_VERSION, ExitGraph, to_onnx
+from tgems_export.head import Head, HeadCard, head_file, load_head, load_head_card
+from tgems_export.heads import versions
+from tgems_export.parity import check_rates, compare
+from tgems_export.pictures import SHAPES, draw, draw_many, to_jpeg
+from tgems_export.progress import Reporter
+from tgems_export.prompts import class_embeddings, encode_prompts
+
+__all__ = ["DEMO_HEADS", "Exit", "Frozen", "freeze", "load_exit"]
+
+DEMO_HEADS = Path(__file__).parent / "demo" / "heads"
+DRAWN_PICTURES = 64
+COMPARED_PICTURES = 1000  # at most, of --data: PyTorch runs over them too
+NOISE_SAMPLES = ("tgems-edge 1", "tgems-edge 2")
+JPEG_SAMPLES = ((1, 57, 38), (2, 40, 71))  # seed, width, height
+
+
+@dataclass(frozen=True)
+class Exit:
+    """What is to be frozen: an encoder, one of its blocks, and the head behind it."""
+
+    encoder: Encoder
+    head: Head
+    card: HeadCard
+    classes: tuple[str, ...]
+    text: Tensor  # (C, E)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What came out."""
+
+    path: Path
+    card: Card
+    size: int  # bytes
+
+
+def load_exit(
+    layer: int, head: Path | None, encoder: str | None, pretrained: str | None, classes: Sequence[str] | None
+) -> Exit:
+    """Loads a head and the encoder it belongs to.
+
+    Args:
+        layer: block, counted from 1.
+        head: a head file or a folder of them; default the demo heads.
+        encoder: a CLIP by name; default the one the head was trained on.
+        pretrained: its weights; default those the head was trained on.
+        classes: names for the tables; default those the head was trained on.
+
+    Raises:
+        HeadError: no head for this layer or this encoder.
+        EncoderError: the encoder cannot be loaded, or has no such layer.
+        DataError: a class name that the prompts cannot hold.
+    """
+    if head is None and encoder not in (None, DEMO):
+        raise HeadError(f"--encoder {encoder}: give --head; `tgems-edge train --encoder {encoder}` makes one")
+    folder = head or DEMO_HEADS
+    if encoder is None:
+        found = load_head_card(folder if folder.is_file() else _any_head(folder))
+        encoder, pretrained = found.encoder.name, pretrained or found.encoder.pretrained
+    clip = load_encoder(encoder, pretrained)
+    clip.check_layer(layer)
+    path = head_file(folder, layer) if folder.is_dir() else folder
+    trained, card = load_head(path, clip)
+    if card.layer != layer:
+        raise HeadError(f"{path}: a head for layer {card.layer}, not {layer}; give --layer {card.layer}")
+    names = tuple(classes or card.classes)
+    return Exit(clip, trained, card, names, class_embeddings(encode_prompts(clip, names, card.templates)))
+
+
+def freeze(
+    exit_: Exit, output: Path, reporter: Reporter, *, data: Path | None, opset: int, overwrite: bool
+) -> Frozen:
+    """Writes the model file, if the graph computes what PyTorch computes.
+
+    Args:
+        exit_: see `Exit`.
+        output: the file.
+        reporter: where progress goes.
+        data: labelled pictures, to compare and to measure accuracy on.
+        opset: of ONNX.
+        overwrite: replace an existing file.
+
+    Raises:
+        ParityError: the graph differs from PyTorch; nothing was written.
+        InputError: the file exists, or the graph cannot be written as asked.
+        DataError: pictures that cannot be used.
+    """
+    _check_output(output, overwrite)
+    folder = _read_data(exit_, data) if data else None
+    encoder, layer, pool = exit_.encoder, exit_.card.layer, exit_.card.pool
+    reporter.say(f"cutting {encoder.id.name} behind block {layer} of {encoder.blocks}")
+    graph = ExitGraph(encoder, layer, pool, exit_.head, exit_.text)
+    model = to_onnx(graph, encoder.preprocessing.size, opset)
+    session = open_session(model.SerializeToString())
+    reporter.say("comparing it with PyTorch")
+    drawn = draw_many(DRAWN_PICTURES)
+    what = (session, encoder, layer, pool, exit_.head, exit_.text)
+    parity = compare(*what, drawn, "drawn from a seed, all aspect ratios")
+    accuracy = None
+    if folder:
+        step = -(-len(folder.names) // COMPARED_PICTURES)
+        given = [picture for _, picture in _pictures(folder, step) if isinstance(picture, Image.Image)]
+        if not given:
+            raise DataError(f"{data}: none of its pictures can be read")
+        parity = _worse(parity, compare(*what, given, "of --data"))
+        accuracy = _measure(session, exit_, folder, reporter)
+    card = Card(
+        classes=exit_.classes,
+        classes_not_trained=tuple(name for name in exit_.classes if name not in exit_.card.classes),
+        templates=exit_.card.templates,
+        layer=layer,
+        k=exit_.card.k,
+        pool=pool,
+        encoder=encoder.id,
+        preprocessing=encoder.preprocessing,
+        temperature=None,
+        conformal=None,
+        precision="fp32",
+        opset=opset,
+        parity=parity,
+        accuracy=accuracy,
+        samples=_samples(session, encoder.preprocessing),
+        versions=versions("torch", "open_clip_torch", "onnx", "onnxsim", "onnxruntime"),
+        licence={"code": "Apache-2.0", "weights": encoder.licence},
+    )
+    sealed = seal(_serialise(model, card))
+    _check_sealed(sealed)
+    with write_atomically(output) as temporary:
+        temporary.write_bytes(sealed)
+    return Frozen(output, Classifier(output).card, len(sealed))
+
+
+def _any_head(folder: Path) -> Path:
+    heads = sorted(folder.glob(head_file(folder, 0).name.replace("00", "*")))
+    if not heads:
+        raise HeadError(f"{folder}: no head files here; make some with `tgems-edge train --out {folder}`")
+    return heads[0]
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.is_dir():
+        raise InputError(f"{output}: a folder; give --output a file name, such as {output / 'model.onnx'}")
+    if output.exists() and not overwrite:
+        raise InputError(f"{output}: exists already; give --overwrite or another --output")
+
+
+def _read_data(exit_: Exit, root: Path) -> ImageFolder:
+    folder = read_labelled(root)
+    if unknown := [name for name in folder.classes if name not in exit_.classes]:
+        raise DataError(f"{root}: folder {unknown[0]!r} is not among the model's classes; rename or remove it")
+    if folder.sha256 == exit_.card.data_sha256:
+        raise DataError(f"{root}: the head was trained on these very pictures; measure on others")
+    return folder
+
+
+def _worse(one: Parity, other: Parity) -> Parity:
+    """Both comparisons in one, with the larger difference."""
+    pictures = one.pictures + other.pictures
+    agreeing = one.label_agreement * one.pictures + other.label_agreement * other.pictures
+    return Parity(
+        pictures=pictures,
+        of=f"{one.pictures} {one.of}; {other.pictures} {other.of}",
+        largest_rate_difference=max(one.largest_rate_difference, other.largest_rate_difference),
+        label_agreement=agreeing / pictures,
+    )
+
+
+def _pictures(folder: ImageFolder, step: int = 1) -> Iterator[tuple[str, Image.Image | ImageError]]:
+    """Every `step`th picture of a folder with the name of its class."""
+    for index in range(0, len(folder.names), step):
+        try:
+            yield folder.classes[folder.labels[index]], decode(folder.path(index))
+        except ImageError as error:
+            yield "", error
+
+
+def _measure(
+    session: onnxruntime.InferenceSession, exit_: Exit, folder: ImageFolder, reporter: Reporter
+) -> Accuracy:
+    """Top-1 accuracy of the graph itself on all pictures of a folder that can be read."""
+    right = measured = 0
+    with reporter.task("measuring accuracy", len(folder.names), unit="pictures") as task:
+        for name, picture in _pictures(folder):
+            task.advance(1)
+            if isinstance(picture, ImageError):
+                reporter.warn(f"left out: {picture}")
+                continue
+            pixels = to_pixels(picture, exit_.encoder.preprocessing)
+            answer = session.run(["label"], {INPUT: pixels[None]})[0][0]
+            right += exit_.classes[answer] == name
+            measured += 1
+    return Accuracy(right / measured, measured, folder.sha256)
+
+
+def _samples(session: onnxruntime.InferenceSession, preprocessing: Preprocessing) -> tuple[Sample, ...]:
+    """Inputs that any machine can make again, with the rates of this one."""
+    samples = []
+    for seed in NOISE_SAMPLES:
+        pixels = noise_pixels(seed, preprocessing.size)
+        samples.append(_sample(session, "noise", seed, pixels, pixels))
+    for seed, width, height in JPEG_SAMPLES:
+        data = to_jpeg(draw(seed, width, height))
+        picture = decode(data)
+        pixels = to_pixels(picture, preprocessing)
+        content = base64.b64encode(data).decode()
+        samples.append(_sample(session, "jpeg", content, np.asarray(picture), pixels))
+    return tuple(samples)
+
+
+def _sample(
+    session: onnxruntime.InferenceSession, kind: str, content: str, decoded: np.ndarray, pixels: np.ndarray
+) -> Sample:
+    rates = session.run(["rates"], {INPUT: pixels[None]})[0][0]
+    digests = (hashlib.sha256(array.tobytes()).hexdigest() for array in (decoded, pixels))
+    return Sample(kind, content, *digests, rates=tuple(float(rate) for rate in rates))
+
+
+def _serialise(model: onnx.ModelProto, card: Card) -> bytes:
+    """The model with its metadata; fields that only debugging needs are left out."""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "tgems-edge", card.versions["tgems-edge"]
+    del model.graph.value_info[:]
+    onnx.helper.set_model_props(model, card.metadata(_today()))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def _today() -> str:
+    """ISO date, from SOURCE_DATE_EPOCH where a build has to be reproducible."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    return now.date().isoformat()
+
+
+def _check_sealed(sealed: bytes) -> None:
+    """The file as the device will see it: its digest holds, and it answers its own samples."""
+    classifier = Classifier(sealed)
+    card = classifier.card
+    if sealed_digest(sealed, card) != card.file_sha256:
+        raise ParityError("the file does not match its own digest; nothing was written, please report this")
+    for sample in card.samples:
+        if sample.kind == "noise":
+            rates, _, _ = classifier.run(noise_pixels(sample.content, card.preprocessing.size)[None])
+            check_rates(rates, np.array([sample.rates]), "of the card")

@@ -1,0 +1,165 @@
+"""Jumper and T-GEM (arXiv 2605.17499), and the file in which training and export meet.
+
+The Jumper J projects an activation (D) to z (K). The T-GEM Psi predicts, from the text embedding of a
+class (E), the Gaussian N(mu_c, diag(sigma_c^2)) of z. One head belongs to one block, one pool and one
+encoder, and its file says which. For ViT-B/32 and K = 128 both have 295 552 parameters, 4.17 % of one
+residual block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tgems_edge import records
+from tgems_edge.card import EncoderId
+from tgems_edge.errors import HeadError
+from tgems_edge.rates import class_rates
+from tgems_export.encoder import Encoder, Pool
+from tgems_export.files import write_atomically
+
+__all__ = ["Head", "HeadCard", "Jumper", "TGem", "head_file", "load_head", "save_head"]
+
+SIGMA_FLOOR = 0.11  # z has unit variance: no class is known better than this, and R_y cannot dive
+SIGMA_CAP = 10.0
+HIDDEN = 256
+METADATA_KEY = "tgems_head"
+SCHEMA_VERSION = 1
+
+
+class Jumper(nn.Module):
+    """l (B, D) to z (B, K): a linear map whose outputs have zero mean and unit variance.
+
+    The normalisation has no gain and no offset of its own, so the scale of z is not free: shrinking z
+    together with sigma, which would send the rate to minus infinity, is impossible.
+    """
+
+    def __init__(self, width: int, k: int):
+        """From D = `width` to K = `k`."""
+        super().__init__()
+        self.linear = nn.Linear(width, k)
+        self.norm = nn.BatchNorm1d(k, affine=False)
+
+    def forward(self, activation: Tensor) -> Tensor:
+        """(B, D) to (B, K)."""
+        return self.norm(self.linear(activation))
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight (K, D) and bias (K,) of the one linear map that this is after training."""
+        scale = torch.rsqrt(self.norm.running_var + self.norm.eps)
+        weight = self.linear.weight * scale[:, None]
+        return weight, (self.linear.bias - self.norm.running_mean) * scale
+
+
+class TGem(nn.Module):
+    """Psi: text embeddings (C, E) to mu and sigma^2, each (C, K)."""
+
+    def __init__(self, embedding_width: int, k: int):
+        """From E = `embedding_width` to twice K = `k`."""
+        super().__init__()
+        self.gain = embedding_width**0.5  # embeddings have length 1; this gives their entries unit size
+        self.hidden = nn.Linear(embedding_width, HIDDEN)
+        self.mean = nn.Linear(HIDDEN, k)
+        self.spread = nn.Linear(HIDDEN, k)
+
+    def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """(C, E) to mu (C, K) and sigma^2 (C, K), with sigma in [0.11, 10]."""
+        hidden = nn.functional.gelu(self.hidden(text * self.gain))
+        sigma = (SIGMA_FLOOR + nn.functional.softplus(self.spread(hidden))).clamp(max=SIGMA_CAP)
+        return self.mean(hidden), sigma.square()
+
+
+@dataclass(frozen=True)
+class HeadCard:
+    """What a head file says about itself."""
+
+    encoder: EncoderId
+    layer: int
+    pool: Pool
+    k: int
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]  # trained on, and averaged over when tables are made
+    templates_held_out: tuple[str, ...]
+    settings: dict[str, str]  # how it was trained, for the record
+    data_sha256: str
+    pictures: int  # trained on
+    accuracy: float  # top-1 on pictures held out of the training folder
+    accuracy_held_out_templates: float | None  # the same, with templates never trained on
+    warnings: tuple[str, ...]
+    versions: dict[str, str]
+    schema: int = SCHEMA_VERSION
+
+
+class Head(nn.Module):
+    """A Jumper and the T-GEM that describes its outputs."""
+
+    def __init__(self, width: int, embedding_width: int, k: int):
+        """For activations of width D and text embeddings of width E."""
+        super().__init__()
+        self.jumper = Jumper(width, k)
+        self.tgem = TGem(embedding_width, k)
+
+    def rates(self, activation: Tensor, text: Tensor) -> Tensor:
+        """Class-rates (B, C) of activations (B, D) under the classes of text embeddings (C, E)."""
+        return class_rates(self.jumper(activation), *self.tgem(text), log2=torch.log2)
+
+
+def head_file(folder: Path, layer: int) -> Path:
+    """Where the head of a block lies in a folder of heads."""
+    return folder / f"layer-{layer:02d}.safetensors"
+
+
+def save_head(path: Path, head: Head, card: HeadCard) -> None:
+    """Writes a head file; equal heads with equal cards are equal bytes."""
+    with write_atomically(path) as temporary:
+        save_file(head.state_dict(), temporary, metadata={METADATA_KEY: records.to_json(card)})
+
+
+def load_head_card(path: Path) -> HeadCard:
+    """What a head file says about itself.
+
+    Raises:
+        HeadError: missing, truncated, not a head file, or of a newer schema.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except FileNotFoundError:
+        raise HeadError(f"{path}: no such head file; make one with `tgems-edge train`") from None
+    except (SafetensorError, OSError) as error:
+        raise HeadError(f"{path}: not a head file, or cut short ({error}); train it again") from None
+    if text is None:
+        raise HeadError(f"{path}: not a head file of tgems-edge; make one with `tgems-edge train`")
+    try:
+        card = records.from_json(HeadCard, text)
+    except ValueError as error:
+        raise HeadError(f"{path}: its card is broken: {error}; train it again") from None
+    if card.schema > SCHEMA_VERSION:
+        raise HeadError(f"{path}: written by a newer tgems-edge; pip install --upgrade tgems-edge")
+    return card
+
+
+def load_head(path: Path, encoder: Encoder) -> tuple[Head, HeadCard]:
+    """A trained head and its card.
+
+    Raises:
+        HeadError: see `load_head_card`; or it was trained on another encoder.
+    """
+    card = load_head_card(path)
+    if card.encoder.sha256 != encoder.id.sha256:
+        raise HeadError(
+            f"{path}: trained on {card.encoder.name} with weights {card.encoder.sha256[:12]}, not on "
+            f"{encoder.id.name} with weights {encoder.id.sha256[:12]}; train a head for this encoder"
+        )
+    head = Head(encoder.width, encoder.embedding_width, card.k)
+    try:
+        with safe_open(path, "pt") as file:
+            head.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, RuntimeError) as error:
+        raise HeadError(f"{path}: its weights do not fit its card ({error}); train it again") from None
+    return head.eval().requires_grad_(False), card

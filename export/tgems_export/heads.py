@@ -1,0 +1,237 @@
+"""From a folder of pictures to head files: features, targets, one head per layer, its health, its card."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tgems_edge import records
+from tgems_edge.errors import DataError, HeadError
+from tgems_export.data import ImageFolder, split
+from tgems_export.encoder import POOLS, Encoder, Pool
+from tgems_export.features import Features, cache_root, compute_features
+from tgems_export.head import Head, HeadCard, head_file, load_head_card, save_head
+from tgems_export.health import examine
+from tgems_export.progress import Reporter, Task
+from tgems_export.prompts import Templates, class_embeddings, encode_prompts
+from tgems_export.training import Settings, TrainingSet, predict, train_head, validate
+
+__all__ = ["Plan", "train_heads", "versions"]
+
+VALIDATION_SHARE = 0.1
+EPOCHS_BETWEEN_NOTES = 5
+POOL_TRIAL = 8  # share of the epochs after which the better pool shows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained on a folder."""
+
+    layers: tuple[int, ...]
+    classes: tuple[str, ...]
+    templates: Templates
+    labels: Literal["folders", "teacher"] = "folders"
+    pool: Literal["auto", "cls", "mean"] = "auto"
+    settings: Settings = Settings()
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What all layers share: n readable pictures, split, and the texts of the classes."""
+
+    features: Features
+    targets: Tensor  # (n, C)
+    train: Tensor  # indices into n
+    validation: Tensor  # indices into n
+    prompts: Tensor  # (C, P, E) trained on
+    text: Tensor  # (C, E) tables are made from
+    held_out_text: Tensor | None  # (C, E) of templates never trained on
+
+
+def train_heads(
+    encoder: Encoder, folder: ImageFolder, plan: Plan, out: Path, reporter: Reporter, *, overwrite: bool = False
+) -> list[Path]:
+    """Trains a head for every layer of the plan; heads that are there already are kept.
+
+    Args:
+        encoder: frozen.
+        folder: labelled, or not with `plan.labels == "teacher"`.
+        plan: see `Plan`.
+        out: the folder of the head files.
+        reporter: where progress, figures and warnings go.
+        overwrite: replace head files that were trained otherwise.
+
+    Raises:
+        EncoderError: a layer the tower does not have.
+        DataError: prompts that do not fit, or too few readable pictures.
+        HeadError: a head file that was trained otherwise is in the way.
+    """
+    if plan.settings.k > encoder.width:
+        raise DataError(f"--k {plan.settings.k}: at most {encoder.width}, the width of {encoder.id.name}")
+    cards = [_card_before_training(encoder, folder, plan, layer) for layer in plan.layers]
+    files = [head_file(out, layer) for layer in plan.layers]
+    missing = [i for i, card in enumerate(cards) if not _is_trained(files[i], card, overwrite)]
+    if missing:
+        material = _prepare(encoder, folder, plan, reporter)
+        for i in missing:
+            _train_layer(material, cards[i], plan, files[i], reporter)
+    for i in sorted(set(range(len(cards))) - set(missing)):
+        reporter.say(f"{files[i]}: trained already, kept")
+    return files
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Installed versions, for provenance."""
+    return {name: importlib.metadata.version(name) for name in ("tgems-edge", *distributions)}
+
+
+def _card_before_training(encoder: Encoder, folder: ImageFolder, plan: Plan, layer: int) -> HeadCard:
+    """Everything about a head that is known before it is trained; the rest is left empty."""
+    encoder.check_layer(layer)
+    settings = dataclasses.asdict(plan.settings) | {"labels": plan.labels, "pool": plan.pool}
+    return HeadCard(
+        encoder=encoder.id,
+        layer=layer,
+        pool="cls",
+        k=plan.settings.k,
+        classes=plan.classes,
+        templates=plan.templates.train,
+        templates_held_out=plan.templates.held_out,
+        settings={name: str(value) for name, value in settings.items()},
+        data_sha256=folder.sha256,
+        pictures=0,
+        accuracy=0.0,
+        accuracy_held_out_templates=None,
+        warnings=(),
+        versions=versions("torch", "open_clip_torch"),
+    )
+
+
+def _is_trained(path: Path, expected: HeadCard, overwrite: bool) -> bool:
+    """Whether a head file is there that this plan would produce again."""
+    if not path.exists():
+        return False
+    try:
+        found = load_head_card(path)
+    except HeadError:
+        if overwrite:
+            return False
+        raise
+    learnt = ("pool", "pictures", "accuracy", "accuracy_held_out_templates", "warnings")
+    same = dataclasses.replace(expected, **{name: getattr(found, name) for name in learnt}) == found
+    if not same and not overwrite:
+        raise HeadError(f"{path}: exists and was trained otherwise; give --overwrite or another --out")
+    return same
+
+
+def _prepare(encoder: Encoder, folder: ImageFolder, plan: Plan, reporter: Reporter) -> _Material:
+    prompts = encode_prompts(encoder, plan.classes, plan.templates.train)
+    held_out = plan.templates.held_out
+    text = class_embeddings(prompts)
+    held_out_text = class_embeddings(encode_prompts(encoder, plan.classes, held_out)) if held_out else None
+    features = compute_features(encoder, folder, reporter)
+    if plan.labels == "teacher":
+        targets = (encoder.logit_scale * features.embeddings() @ text.T).softmax(1)
+    else:
+        labels = torch.from_numpy(folder.labels[features.indices])
+        targets = torch.nn.functional.one_hot(labels, len(plan.classes)).float()
+    train, validation = split(targets.argmax(1).numpy(), VALIDATION_SHARE, plan.settings.seed)
+    if len(train) < 2 or len(validation) < 1:
+        raise DataError(f"{folder.root}: {len(targets)} readable pictures; training and validating needs more")
+    return _Material(
+        features, targets, torch.from_numpy(train), torch.from_numpy(validation), prompts, text, held_out_text
+    )
+
+
+def _train_layer(material: _Material, card: HeadCard, plan: Plan, path: Path, reporter: Reporter) -> None:
+    pool = _choose_pool(material, card.layer, plan, reporter) if plan.pool == "auto" else plan.pool
+    card = dataclasses.replace(card, pool=pool)
+    data = _training_set(material, card.layer, pool)
+    checkpoint = _checkpoint(card)
+    with reporter.task(f"layer {card.layer}, {pool}", plan.settings.epochs, unit="epochs") as task:
+        note = _noter(task, plan.settings.epochs)
+        head = train_head(data, plan.settings, layer=card.layer, checkpoint=checkpoint, on_epoch=note)
+    card = _card_after_training(card, head, data, material.held_out_text)
+    save_head(path, head, card)
+    checkpoint.unlink(missing_ok=True)
+    _report(card, path, plan, reporter)
+
+
+def _choose_pool(material: _Material, layer: int, plan: Plan, reporter: Reporter) -> Pool:
+    """The pool that does better on held-out pictures after an eighth of the training."""
+    settings = dataclasses.replace(plan.settings, epochs=max(1, plan.settings.epochs // POOL_TRIAL))
+    accuracy: dict[Pool, float] = {}
+    for pool in POOLS:
+        data = _training_set(material, layer, pool)
+        head = train_head(data, settings, layer=layer)
+        accuracy[pool] = validate(head, data)
+    trial = ", ".join(f"{pool} {value:.1%}" for pool, value in accuracy.items())
+    reporter.say(f"layer {layer}: after {settings.epochs} epochs {trial} on held-out pictures")
+    return max(POOLS, key=lambda pool: accuracy[pool])
+
+
+def _training_set(material: _Material, layer: int, pool: Pool) -> TrainingSet:
+    activations = material.features.activations(layer, pool)
+    return TrainingSet(
+        activations=activations[material.train],
+        targets=material.targets[material.train],
+        prompts=material.prompts,
+        validation_activations=activations[material.validation],
+        validation_labels=material.targets[material.validation].argmax(1),
+        text=material.text,
+    )
+
+
+def _checkpoint(card: HeadCard) -> Path:
+    key = hashlib.sha256(records.to_json(card).encode()).hexdigest()[:32]
+    return cache_root() / "training" / f"{key}.pt"
+
+
+def _noter(task: Task, epochs: int) -> Callable[[int, Callable[[], float]], None]:
+    """Counts epochs, and shows the accuracy on held-out pictures now and then."""
+    seen = 0
+
+    def note(epoch: int, accuracy: Callable[[], float]) -> None:
+        nonlocal seen
+        if epoch % EPOCHS_BETWEEN_NOTES == 0 or epoch == epochs:
+            task.advance(epoch - seen, f"{accuracy():.1%} on held-out pictures")
+            seen = epoch
+
+    return note
+
+
+def _card_after_training(card: HeadCard, head: Head, data: TrainingSet, held_out_text: Tensor | None) -> HeadCard:
+    activations = data.validation_activations
+    held_out = None if held_out_text is None else predict(head, activations, held_out_text)
+    health = examine(
+        head.jumper(activations),
+        data.validation_labels,
+        head.tgem(data.text),
+        predict(head, activations, data.text),
+        held_out,
+        card.classes,
+    )
+    return dataclasses.replace(
+        card,
+        pictures=len(data.activations),
+        accuracy=health.accuracy,
+        accuracy_held_out_templates=health.accuracy_held_out_templates,
+        warnings=health.warnings(),
+    )
+
+
+def _report(card: HeadCard, path: Path, plan: Plan, reporter: Reporter) -> None:
+    against = "agreement with the full CLIP" if plan.labels == "teacher" else "accuracy"
+    held_out = card.accuracy_held_out_templates
+    unseen = "" if held_out is None else f", {held_out:.1%} with templates never trained on"
+    reporter.say(f"{path}: {against} {card.accuracy:.1%} on held-out pictures{unseen}")
+    for warning in card.warnings:
+        reporter.warn(f"layer {card.layer}: {warning}")

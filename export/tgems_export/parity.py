@@ -1,0 +1,92 @@
+"""The graph against PyTorch, from the decoded picture to the label.
+
+The reference shares nothing with the graph but the weights: open_clip's own transform, its own forward
+pass, and the head as it was trained. Ours is the device's preprocessing and onnxruntime. So an error in
+resizing, normalisation, rewiring or in the tables shows, whatever its cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+import numpy as np
+import onnxruntime
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tgems_edge.card import Parity
+from tgems_edge.errors import ParityError
+from tgems_edge.images import to_pixels
+from tgems_edge.session import INPUT
+from tgems_export.encoder import Encoder, Pool
+from tgems_export.head import Head
+
+__all__ = ["TOLERANCE", "check_rates", "compare"]
+
+TOLERANCE = 1e-4  # of max(1, |R|)
+BATCH = 7  # neither 1 nor the batch that was traced
+
+
+def compare(
+    session: onnxruntime.InferenceSession,
+    encoder: Encoder,
+    layer: int,
+    pool: Pool,
+    head: Head,
+    text: Tensor,
+    pictures: Iterable[Image.Image],
+    of: str,
+) -> Parity:
+    """Runs pictures through both, and measures by how much they differ.
+
+    Args:
+        session: of the exported graph.
+        encoder: and `layer`, `pool`, `head`, `text`: what was exported.
+        pictures: RGB, any size.
+        of: what they are, in words.
+
+    Raises:
+        ParityError: a rate or a label differs by more than rounding.
+    """
+    ours, reference = [], []
+    remaining = iter(pictures)
+    while batch := list(islice(remaining, BATCH)):
+        pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in batch])
+        ours.append(session.run(["rates"], {INPUT: pixels})[0])
+        images = torch.stack([encoder.reference_transform(picture) for picture in batch])
+        reference.append(head.rates(encoder.exit_activation(images, layer, pool), text).numpy())
+    return check_rates(np.concatenate(ours), np.concatenate(reference), of)
+
+
+def check_rates(ours: np.ndarray, reference: np.ndarray, of: str) -> Parity:
+    """Compares rates, both (B, C): |dR| <= 1e-4 max(1, |R|), and equal labels but for near-ties.
+
+    A near-tie is a picture whose two best rates differ by no more than twice its |dR|.
+
+    Raises:
+        ParityError: otherwise, and for anything that is not a number.
+    """
+    difference = np.abs(ours - reference)
+    excess = difference / np.maximum(1, np.abs(reference))
+    if not np.all(excess <= TOLERANCE):
+        worst = int(np.nan_to_num(excess, nan=np.inf).max(1).argmax())
+        raise ParityError(
+            f"the graph differs from PyTorch by {difference[worst].max():.2g} in a class-rate on picture "
+            f"{worst + 1} of {len(ours)} ({of}; allowed {TOLERANCE:g}); nothing was written"
+        )
+    best_two = np.sort(reference, 1)[:, :2]
+    clear = best_two[:, 1] - best_two[:, 0] > 2 * difference.max(1)
+    agree = ours.argmin(1) == reference.argmin(1)
+    if not np.all(agree | ~clear):
+        raise ParityError(
+            f"the graph and PyTorch disagree on the label of {np.sum(~agree & clear)} of {len(ours)} pictures "
+            f"({of}); nothing was written"
+        )
+    return Parity(
+        pictures=len(ours),
+        of=of,
+        largest_rate_difference=float(difference.max()),
+        label_agreement=float(agree.mean()),
+    )

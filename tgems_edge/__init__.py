@@ -1,0 +1,35 @@
+"""tgems-edge: CLIP's meaning in one small ONNX file, on a Raspberry Pi, a Jetson or any CPU.
+
+    from tgems_edge import load
+    result = load("model.onnx").classify("cat.jpg")
+    print(result.label)
+
+Importing the package is cheap: what needs numpy, Pillow or onnxruntime is loaded on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tgems_edge.errors import TgemsError
+    from tgems_edge.model import Classifier, Result, load
+
+__all__ = ["Classifier", "Result", "TgemsError", "__version__", "load"]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Classifier": "tgems_edge.model",
+    "Result": "tgems_edge.model",
+    "TgemsError": "tgems_edge.errors",
+    "load": "tgems_edge.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,197 @@
+"""The card: everything a model file says about itself, as JSON under one metadata key.
+
+This module alone knows the keys: it writes them, reads them, validates them, and carries the schema
+version. The README specifies the same thing in MUST and MAY. Fields may be added within a schema
+version (readers ignore what they do not know); a field that changes its meaning raises the version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tgems_edge import records
+from tgems_edge.errors import ModelFileError
+from tgems_edge.images import Preprocessing
+
+__all__ = [
+    "METADATA_KEY",
+    "SCHEMA_VERSION",
+    "Accuracy",
+    "Card",
+    "EncoderId",
+    "Parity",
+    "Sample",
+    "noise_pixels",
+    "seal",
+    "sealed_digest",
+]
+
+METADATA_KEY = "tgems"
+SCHEMA_VERSION = 1
+UNSEALED = "0" * 64
+
+
+@dataclass(frozen=True)
+class _Schema:
+    """The one field that every version of the card has; read first."""
+
+    schema: int
+
+
+@dataclass(frozen=True)
+class EncoderId:
+    """Which CLIP: its name alone would not do, so the weights are named by their hash."""
+
+    name: str
+    pretrained: str | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How the graph compared with PyTorch before the file was written."""
+
+    pictures: int
+    of: str  # what they were, in words
+    largest_rate_difference: float
+    label_agreement: float  # share of equal labels, near-ties included
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Measured on labelled images with this file; only present when such images were given."""
+
+    top1: float
+    images: int
+    data_sha256: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An input that any machine can make again, and the rates the exporting machine got for it.
+
+    `noise` pixels come from a seed; `jpeg` holds a tiny drawn picture, so that decoding and resizing
+    are covered too. A user's pictures never go into the file.
+    """
+
+    kind: Literal["noise", "jpeg"]
+    content: str  # noise: the seed; jpeg: the file in base64
+    decoded_sha256: str  # of the uint8 RGB array after decoding; for noise the same as the next
+    pixels_sha256: str  # of the uint8 (H, W, 3) array that goes into the graph
+    rates: tuple[float, ...]  # (C,)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model file says about itself."""
+
+    classes: tuple[str, ...]
+    classes_not_trained: tuple[str, ...]  # names that the T-GEM never saw in training
+    templates: tuple[str, ...]  # the prompts of a class are these, with its name for {}
+    layer: int  # the block that answers, counted from 1
+    k: int  # K, the width of the Jumper's output
+    pool: Literal["cls", "mean"]  # which token the Jumper reads
+    encoder: EncoderId
+    preprocessing: Preprocessing
+    temperature: float | None  # T of the posterior; None without calibration, and then T = 1
+    conformal: dict[str, float] | None  # quantile of each coverage
+    precision: Literal["fp32", "fp16", "int8"]
+    opset: int
+    parity: Parity
+    accuracy: Accuracy | None
+    samples: tuple[Sample, ...]
+    versions: dict[str, str]
+    licence: dict[str, str]  # of the code and of the weights
+    file_sha256: str = UNSEALED  # of the whole file, computed with this field zeroed
+    schema: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """The card as JSON, with sorted keys, so that equal cards are equal bytes."""
+        return records.to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Card:
+        """Reads and validates a card.
+
+        Raises:
+            ModelFileError: not JSON, of a newer schema, or with a field missing or of a wrong type.
+        """
+        try:
+            schema = records.from_json(_Schema, text).schema
+            if schema > SCHEMA_VERSION:
+                raise ModelFileError(
+                    f"it was written in schema {schema} and this tgems-edge reads up to {SCHEMA_VERSION}; "
+                    "pip install --upgrade tgems-edge"
+                )
+            card = records.from_json(cls, text)
+        except ValueError as error:
+            raise ModelFileError(f"its card is broken: {error}; export the file again") from None
+        card._validate()
+        return card
+
+    def _validate(self) -> None:
+        expected = len(self.classes)
+        _require(expected >= 2, "fewer than two classes")
+        _require(len(set(self.classes)) == expected, "duplicate classes")
+        _require(self.k >= 1 and self.layer >= 1, "a layer or a K below 1")
+        _require(min(self.preprocessing.size) >= 1, "an empty input size")
+        _require(self.temperature is None or self.temperature > 0, "a temperature that is not positive")
+        _require(all(len(s.rates) == expected for s in self.samples), "samples of another class count")
+
+    def metadata(self, date: str) -> dict[str, str]:
+        """All metadata of the file: the card, and the few keys that other tools read.
+
+        Args:
+            date: ISO date of the export.
+        """
+        height, width = self.preprocessing.size
+        return {
+            METADATA_KEY: self.to_json(),
+            "description": f"{len(self.classes)} classes, exit {self.layer} of {self.encoder.name}",
+            "author": "tgems-edge",
+            "date": date,
+            "version": self.versions["tgems-edge"],
+            "license": "; ".join(f"{part}: {terms}" for part, terms in sorted(self.licence.items())),
+            "task": "classify",
+            "imgsz": str([height, width]),
+            "names": str(dict(enumerate(self.classes))),
+        }
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ModelFileError(f"its card has {otherwise}; export the file again")
+
+
+def noise_pixels(seed: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) noise from a seed, the same on every machine and in every language: SHAKE-256."""
+    height, width = size
+    data = hashlib.shake_256(seed.encode()).digest(height * width * 3)
+    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+
+_SEAL = b'"file_sha256": "%s"'
+
+
+def seal(unsealed: bytes) -> bytes:
+    """A serialised model with its own SHA-256 written into the card.
+
+    Args:
+        unsealed: the file as it is to be written, with a card whose `file_sha256` is 64 zeros.
+    """
+    digest = hashlib.sha256(unsealed).hexdigest()
+    placeholder = _SEAL % UNSEALED.encode()
+    if unsealed.count(placeholder) != 1:
+        raise ValueError("expected exactly one unsealed card in the serialised model")
+    return unsealed.replace(placeholder, _SEAL % digest.encode())
+
+
+def sealed_digest(sealed: bytes, card: Card) -> str:
+    """The SHA-256 a sealed file ought to state: computed with the card's own field zeroed."""
+    zeroed = sealed.replace(_SEAL % card.file_sha256.encode(), _SEAL % UNSEALED.encode())
+    return hashlib.sha256(zeroed).hexdigest()

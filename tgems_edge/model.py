@@ -1,0 +1,169 @@
+"""The Python API of the device: `load` a file, `classify` pictures, read the `Result`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tgems_edge.card import Card
+from tgems_edge.errors import InputError
+from tgems_edge.images import Picture, decode, to_pixels
+from tgems_edge.rates import top_k
+from tgems_edge.session import INPUT, open_session, read_card
+
+__all__ = ["Classifier", "Result", "built_in_model", "default_model", "load"]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds per picture; in a batch, the batch's time divided by its pictures."""
+
+    preprocess: float
+    inference: float
+    postprocess: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a model says about one picture."""
+
+    names: tuple[str, ...]  # the C classes
+    rates: NDArray[np.float32]  # (C,) class-rates, smaller is better
+    probabilities: NDArray[np.float32]  # (C,) posterior; calibrated only if `calibrated`
+    order: NDArray[np.int64]  # (C,) class indices, best first
+    exit_layer: int  # the block that answered
+    calibrated: bool  # whether the file was exported with calibration
+    speed: Speed
+
+    @property
+    def top1(self) -> int:
+        """Index of the best class (eq. 2)."""
+        return int(self.order[0])
+
+    @property
+    def label(self) -> str:
+        """Name of the best class."""
+        return self.names[self.top1]
+
+    @property
+    def top1conf(self) -> float:
+        """Probability of the best class."""
+        return float(self.probabilities[self.top1])
+
+    @property
+    def top5(self) -> list[int]:
+        """Indices of the five best classes, best first."""
+        return [int(index) for index in self.order[:5]]
+
+    def top(self, count: int) -> list[dict[str, Any]]:
+        """The best `count` classes, best first, as `classify --json` prints them."""
+        return [
+            {
+                "label": self.names[index],
+                "index": int(index),
+                "rate": float(self.rates[index]),
+                "probability": float(self.probabilities[index]) if self.calibrated else None,
+            }
+            for index in self.order[:count]
+        ]
+
+
+class Classifier:
+    """A loaded model file. Safe to use from several threads."""
+
+    def __init__(self, model: Path | bytes, *, threads: int | None = None, provider: str | None = None):
+        """Opens `model`; see `load`."""
+        self._session = open_session(model, threads=threads, provider=provider)
+        self.card: Card = read_card(self._session, str(model) if isinstance(model, Path) else "the model")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The C class names, in the order of the rates."""
+        return self.card.classes
+
+    def classify(self, picture: Picture) -> Result:
+        """Labels one picture.
+
+        Args:
+            picture: a path, the bytes of a file, a uint8 array (H, W, 3) RGB or (H, W), or a Pillow image.
+
+        Raises:
+            ImageError: the picture cannot be read.
+        """
+        return self.classify_batch([picture])[0]
+
+    def classify_batch(self, pictures: Sequence[Picture]) -> list[Result]:
+        """Labels several pictures in one run of the graph; see `classify`."""
+        if not pictures:
+            return []
+        start = perf_counter()
+        pixels = np.stack([self.preprocess(picture) for picture in pictures])
+        preprocessed = perf_counter()
+        rates, probabilities, exit_layers = self.run(pixels)
+        inferred = perf_counter()
+        order = top_k(rates, len(self.names))
+        share = 1000 / len(pictures)
+        speed = Speed(
+            preprocess=(preprocessed - start) * share,
+            inference=(inferred - preprocessed) * share,
+            postprocess=(perf_counter() - inferred) * share,
+        )
+        calibrated = self.card.temperature is not None
+        return [
+            Result(self.names, rates[i], probabilities[i], order[i], int(exit_layers[i]), calibrated, speed)
+            for i in range(len(pictures))
+        ]
+
+    def preprocess(self, picture: Picture) -> NDArray[np.uint8]:
+        """Decodes, resizes and crops: uint8 (H, W, 3) of the model's size."""
+        return to_pixels(decode(picture), self.card.preprocessing)
+
+    def run(
+        self, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """The graph itself: uint8 (B, H, W, 3) to rates (B, C), probabilities (B, C), exit layers (B,)."""
+        wanted = ["rates", "probabilities", "exit_layer"]
+        rates, probabilities, exit_layers = self._session.run(wanted, {INPUT: pixels})
+        return rates, probabilities, exit_layers
+
+
+def load(
+    model: str | Path | None = None, *, threads: int | None = None, provider: str | None = None
+) -> Classifier:
+    """Loads a model file.
+
+    Args:
+        model: the file; default `$TGEMS_MODEL`, else `./model.onnx`, else the built-in demo file.
+        threads: how many threads one run may use; default `$TGEMS_NUM_THREADS`, else all cores.
+        provider: onnxruntime's execution provider, such as `CUDA`; default CPU.
+
+    Raises:
+        ModelFileError: the file is missing, broken, not ours, or too new.
+        InputError: a provider or a number of threads that cannot be used.
+        MissingDependency: no onnxruntime is installed.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"{threads} threads; give 1 or more")
+    path = Path(model) if model is not None else default_model()
+    return Classifier(path, threads=threads, provider=provider)
+
+
+def default_model() -> Path:
+    """`$TGEMS_MODEL`, else `./model.onnx`, else the built-in demo file."""
+    if named := os.environ.get("TGEMS_MODEL"):
+        return Path(named)
+    here = Path("model.onnx")
+    return here if here.exists() else built_in_model()
+
+
+def built_in_model() -> Path:
+    """The demo file that ships with the package: exit 5 of the demo CLIP, CIFAR-10's ten names."""
+    return Path(str(resources.files("tgems_edge"))) / "demo" / "model.onnx"

@@ -1,0 +1,80 @@
+"""JSON to frozen dataclasses and back: strict, with errors that say where."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any, Literal, TypeVar
+
+__all__ = ["from_json", "to_json"]
+
+T = TypeVar("T")
+
+
+def to_json(record: Any) -> str:
+    """A dataclass as JSON with sorted keys, so that equal records are equal bytes."""
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False, sort_keys=True)
+
+
+def from_json(kind: type[T], text: str) -> T:
+    """JSON as an instance of the dataclass `kind`; fields it does not know are ignored.
+
+    Supported annotations: str, int, float, bool, `X | None`, Literal, tuple, dict[str, X], dataclasses.
+
+    Raises:
+        ValueError: not JSON, a field is missing, or it is of another type; the message says which.
+    """
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not valid JSON") from None
+    return _read(kind, data, "")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _read(kind: type[T], value: Any, where: str) -> T:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    result: Any
+    if origin in (types.UnionType, typing.Union):  # X | None
+        result = None if value is None else _read(arguments[0], value, where)
+    elif origin is Literal:
+        if value not in arguments:
+            raise _unexpected(where, f"one of {', '.join(map(str, arguments))}")
+        result = value
+    elif origin is tuple:
+        repeated = arguments[-1] is ...
+        if not isinstance(value, list) or not (repeated or len(value) == len(arguments)):
+            raise _unexpected(where, "a list" if repeated else f"a list of {len(arguments)}")
+        kinds = arguments[:1] * len(value) if repeated else arguments
+        result = tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    elif origin is dict:
+        _require_object(value, where)
+        result = {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    elif dataclasses.is_dataclass(kind):
+        _require_object(value, where)
+        hints = typing.get_type_hints(kind)
+        names = [field.name for field in dataclasses.fields(kind)]
+        if missing := [name for name in names if name not in value]:
+            raise ValueError(f"it lacks {f'{where}.{missing[0]}'.lstrip('.')}")
+        result = kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
+    elif kind is float and type(value) is int:
+        result = float(value)
+    elif type(value) is not kind:
+        raise _unexpected(where, f"of type {kind.__name__}")
+    else:
+        result = value
+    return typing.cast(T, result)
+
+
+def _require_object(value: Any, where: str) -> None:
+    if not isinstance(value, dict):
+        raise _unexpected(where, "an object")
+
+
+def _unexpected(where: str, expected: str) -> ValueError:
+    return ValueError(f"{where.lstrip('.') or 'it'} is not {expected}")

@@ -1,0 +1,122 @@
+"""Opens a model file with onnxruntime: the only module that knows onnxruntime.
+
+Which onnxruntime is the user's choice (extras `cpu` and `gpu`, or a Jetson's own build), so it is
+imported here and nowhere else, and only when a file is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tgems_edge.card import METADATA_KEY, Card
+from tgems_edge.errors import InputError, MissingDependency, ModelFileError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["open_session", "read_card"]
+
+INPUT = "pixels"
+OUTPUTS = ["rates", "probabilities", "label", "exit_layer"]
+
+
+def open_session(
+    model: Path | bytes, *, threads: int | None = None, provider: str | None = None
+) -> onnxruntime.InferenceSession:
+    """Loads a model file, or a serialised model.
+
+    Args:
+        model: the file, or its bytes.
+        threads: intra-op threads; default `$TGEMS_NUM_THREADS`, else onnxruntime's choice.
+        provider: an execution provider by name, with or without `ExecutionProvider`; default CPU.
+
+    Raises:
+        ModelFileError: missing, truncated or not ONNX, or too new for the installed onnxruntime.
+        InputError: a provider that this onnxruntime does not have, or that fell back to the CPU.
+        MissingDependency: no onnxruntime is installed.
+    """
+    if isinstance(model, Path):
+        _check_file(model)
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise MissingDependency(
+            "no onnxruntime is installed: pip install 'tgems-edge[cpu]' (or [gpu]; on a Jetson, NVIDIA's build)"
+        ) from None
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
+    options.intra_op_num_threads = threads or _threads_from_environment()
+    # Spinning threads answer a little sooner and burn a whole core while they wait.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    chosen = _resolve_provider(provider, onnxruntime.get_available_providers())
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=[chosen])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        reason = " ".join(str(error).split())
+        if "IR version" in reason or "opset" in reason:
+            raise ModelFileError(
+                f"{_name(model)}: onnxruntime {onnxruntime.__version__} is too old for it ({reason}); "
+                "install a newer one"
+            ) from None
+        raise ModelFileError(
+            f"{_name(model)}: not a model that onnxruntime can load, or cut short ({reason}); "
+            "export or copy it again"
+        ) from None
+    if session.get_providers()[0] != chosen:
+        raise InputError(
+            f"{chosen} could not be started and onnxruntime fell back to {session.get_providers()[0]}; "
+            "check its driver, or leave --provider out"
+        )
+    return session
+
+
+def read_card(session: onnxruntime.InferenceSession, name: str) -> Card:
+    """The card in a loaded model.
+
+    Raises:
+        ModelFileError: an ONNX file without a card, or with one that cannot be used.
+    """
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ModelFileError(f"{name}: an ONNX file, but not one that `tgems-edge export` made (no card)")
+    try:
+        card = Card.from_json(text)
+    except ModelFileError as error:
+        raise ModelFileError(f"{name}: {error}") from None
+    inputs = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
+    outputs = [o.name for o in session.get_outputs()]
+    if inputs != [(INPUT, "tensor(uint8)", [*card.preprocessing.size, 3])] or outputs != OUTPUTS:
+        raise ModelFileError(f"{name}: its inputs and outputs are not those its card implies; export it again")
+    return card
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such model file; make one with `tgems-edge export --layer 5`")
+    if path.is_dir():
+        raise ModelFileError(f"{path}: a folder, not a model file")
+    if not os.access(path, os.R_OK):
+        raise ModelFileError(f"{path}: may not be read; check its permissions")
+
+
+def _threads_from_environment() -> int:
+    text = os.environ.get("TGEMS_NUM_THREADS", "0")
+    if not text.isdecimal():
+        raise InputError(f"TGEMS_NUM_THREADS is {text!r}; set it to a whole number")
+    return int(text)  # 0 leaves the choice to onnxruntime
+
+
+def _resolve_provider(asked: str | None, available: list[str]) -> str:
+    wanted = (asked or "CPU").removesuffix("ExecutionProvider").lower()
+    for provider in available:
+        if provider.removesuffix("ExecutionProvider").lower() == wanted:
+            return provider
+    raise InputError(f"no provider {asked!r} in this onnxruntime; it has {', '.join(available)}")
+
+
+def _name(model: Path | bytes) -> str:
+    return str(model) if isinstance(model, Path) else "the model"
