@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tgems_edge.errors import ImageError
 
@@ -82,7 +82,7 @@ def _from_bytes(data: bytes, name: str) -> Image.Image:
         with Image.open(io.BytesIO(data)) as opened:
             opened.load()
             return to_rgb(opened)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture that Pillow can read; convert it to JPEG or PNG") from None
     except Image.DecompressionBombError:
         raise ImageError(

@@ -50,7 +50,7 @@ def rate_tables(
     variance: Array,
     *,
     form: RateForm = "paper",
-    log2: Callable[[Array], Array] = np.log2,  # type: ignore[assignment]
+    log2: Callable[[Any], Any] = np.log2,
 ) -> tuple[Array, Array, Array]:
     """Class Gaussians as the tables of one matrix product.
 
@@ -65,9 +65,9 @@ def rate_tables(
     """
     u, v, w = _COEFFICIENTS[form]
     k = mu.shape[1]
-    a = v / (k * variance)
+    a: Any = v / (k * variance)
     b = -2 * a * mu
-    c = (u * log2(variance) + v * mu * mu / variance).sum(-1) / k + w
+    c: Any = (u * log2(variance) + v * mu * mu / variance).sum(-1) / k + w
     return a, b, c
 
 
@@ -77,7 +77,7 @@ def class_rates(
     variance: Array,
     *,
     form: RateForm = "paper",
-    log2: Callable[[Array], Array] = np.log2,  # type: ignore[assignment]
+    log2: Callable[[Any], Any] = np.log2,
 ) -> Array:
     """Class-rates R_c (eq. 1): how many bits z costs, per dimension, under each class.
 
@@ -92,7 +92,8 @@ def class_rates(
         (B, C) rates; smaller is better. They can be negative: a density may exceed 1.
     """
     a, b, c = rate_tables(mu, variance, form=form, log2=log2)
-    return (z * z) @ a.T + z @ b.T + c
+    rates: Array = (z * z) @ a.T + z @ b.T + c
+    return rates
 
 
 def posterior(rates: NDArray[Any], k: int, temperature: float = 1.0) -> NDArray[Any]:

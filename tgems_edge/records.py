@@ -51,7 +51,9 @@ def _read(kind: type[T], value: Any, where: str) -> T:
         if not isinstance(value, list) or not (repeated or len(value) == len(arguments)):
             raise _unexpected(where, "a list" if repeated else f"a list of {len(arguments)}")
         kinds = arguments[:1] * len(value) if repeated else arguments
-        result = tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+        result = tuple(
+            _read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
+        )
     elif origin is dict:
         _require_object(value, where)
         result = {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}

@@ -43,7 +43,7 @@ def open_session(
         import onnxruntime
     except ModuleNotFoundError:
         raise MissingDependency(
-            "no onnxruntime is installed: pip install 'tgems-edge[cpu]' (or [gpu]; on a Jetson, NVIDIA's build)"
+            "no onnxruntime is installed: pip install 'tgems-edge[cpu]' (or [gpu]; on a Jetson, NVIDIA's own)"
         ) from None
 
     options = onnxruntime.SessionOptions()
@@ -90,7 +90,9 @@ def read_card(session: onnxruntime.InferenceSession, name: str) -> Card:
     inputs = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
     outputs = [o.name for o in session.get_outputs()]
     if inputs != [(INPUT, "tensor(uint8)", [*card.preprocessing.size, 3])] or outputs != OUTPUTS:
-        raise ModelFileError(f"{name}: its inputs and outputs are not those its card implies; export it again")
+        raise ModelFileError(
+            f"{name}: its inputs and outputs are not those its card implies; export it again"
+        )
     return card
 
 

@@ -78,7 +78,9 @@ def read_unlabelled(root: Path) -> ImageFolder:
     return ImageFolder(root, tuple(names), (), np.full(len(names), -1), _fingerprint(root, names))
 
 
-def split(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split(
+    labels: NDArray[np.int64], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices to train on and to validate on: `fraction` of each label is held out, at least one picture.
 
     A label with a single picture is trained on only.

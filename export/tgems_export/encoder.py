@@ -51,7 +51,7 @@ class Encoder:
     """A frozen CLIP whose image tower can be cut behind any of its blocks."""
 
     id: EncoderId
-    clip: nn.Module
+    clip: Any  # open_clip's CLIP, a torch module
     tokenize: Any
     preprocessing: Preprocessing
     device: torch.device
@@ -139,8 +139,7 @@ class Encoder:
 
     def reference_transform(self, picture: Image.Image) -> Tensor:
         """open_clip's own transform of an RGB picture, float (3, H, W): what ours has to equal."""
-        config = PreprocessCfg(**self.clip.visual.preprocess_cfg)
-        return image_transform_v2(config, is_train=False)(picture)
+        return image_transform_v2(_preprocess_config(self.clip), is_train=False)(picture)
 
     def check_layer(self, layer: int) -> None:
         """Raises EncoderError for a layer that this tower does not have."""
@@ -214,8 +213,12 @@ def _check_sliceable(tower: nn.Module, name: str) -> None:
             raise EncoderError(f"{name}: blocks of type {type(block).__name__} cannot be exported yet")
 
 
+def _preprocess_config(clip: Any) -> PreprocessCfg:
+    return PreprocessCfg(**clip.visual.preprocess_cfg)
+
+
 def _read_preprocessing(clip: nn.Module) -> Preprocessing:
-    config = PreprocessCfg(**clip.visual.preprocess_cfg)
+    config = _preprocess_config(clip)
     height, width = config.size if isinstance(config.size, Sequence) else (config.size, config.size)
     return Preprocessing(
         size=(int(height), int(width)),

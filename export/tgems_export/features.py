@@ -122,7 +122,9 @@ def _compute_chunk(
     tensors = {
         "cls": torch.cat([part.cls for part in parts] or [empty], dim=1).half(),
         "mean": torch.cat([part.mean for part in parts] or [empty], dim=1).half(),
-        "embedding": torch.cat([part.embedding for part in parts] or [torch.empty(0, encoder.embedding_width)]),
+        "embedding": torch.cat(
+            [part.embedding for part in parts] or [torch.empty(0, encoder.embedding_width)]
+        ),
         "indices": torch.tensor([index for index, _ in readable], dtype=torch.int64),
     }
     with write_atomically(chunk) as temporary:

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -28,7 +30,7 @@ from tgems_export.graph import IR_VERSION, ExitGraph, to_onnx
 from tgems_export.head import Head, HeadCard, head_file, load_head, load_head_card
 from tgems_export.heads import versions
 from tgems_export.parity import check_rates, compare
-from tgems_export.pictures import SHAPES, draw, draw_many, to_jpeg
+from tgems_export.pictures import draw, draw_many, to_jpeg
 from tgems_export.progress import Reporter
 from tgems_export.prompts import class_embeddings, encode_prompts
 
@@ -120,9 +122,8 @@ def freeze(
     model = to_onnx(graph, encoder.preprocessing.size, opset)
     session = open_session(model.SerializeToString())
     reporter.say("comparing it with PyTorch")
-    drawn = draw_many(DRAWN_PICTURES)
     what = (session, encoder, layer, pool, exit_.head, exit_.text)
-    parity = compare(*what, drawn, "drawn from a seed, all aspect ratios")
+    parity = compare(*what, draw_many(DRAWN_PICTURES), "drawn from a seed, all aspect ratios")
     accuracy = None
     if folder:
         step = -(-len(folder.names) // COMPARED_PICTURES)
@@ -174,7 +175,9 @@ def _check_output(output: Path, overwrite: bool) -> None:
 def _read_data(exit_: Exit, root: Path) -> ImageFolder:
     folder = read_labelled(root)
     if unknown := [name for name in folder.classes if name not in exit_.classes]:
-        raise DataError(f"{root}: folder {unknown[0]!r} is not among the model's classes; rename or remove it")
+        raise DataError(
+            f"{root}: folder {unknown[0]!r} is not among the model's classes; rename or remove it"
+        )
     if folder.sha256 == exit_.card.data_sha256:
         raise DataError(f"{root}: the head was trained on these very pictures; measure on others")
     return folder
@@ -222,24 +225,33 @@ def _measure(
 def _samples(session: onnxruntime.InferenceSession, preprocessing: Preprocessing) -> tuple[Sample, ...]:
     """Inputs that any machine can make again, with the rates of this one."""
     samples = []
-    for seed in NOISE_SAMPLES:
-        pixels = noise_pixels(seed, preprocessing.size)
-        samples.append(_sample(session, "noise", seed, pixels, pixels))
+    for text in NOISE_SAMPLES:
+        pixels = noise_pixels(text, preprocessing.size)
+        samples.append(_sample(session, "noise", text, pixels, pixels))
     for seed, width, height in JPEG_SAMPLES:
         data = to_jpeg(draw(seed, width, height))
         picture = decode(data)
-        pixels = to_pixels(picture, preprocessing)
         content = base64.b64encode(data).decode()
+        pixels = to_pixels(picture, preprocessing)
         samples.append(_sample(session, "jpeg", content, np.asarray(picture), pixels))
     return tuple(samples)
 
 
 def _sample(
-    session: onnxruntime.InferenceSession, kind: str, content: str, decoded: np.ndarray, pixels: np.ndarray
+    session: onnxruntime.InferenceSession,
+    kind: Literal["noise", "jpeg"],
+    content: str,
+    decoded: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
 ) -> Sample:
     rates = session.run(["rates"], {INPUT: pixels[None]})[0][0]
-    digests = (hashlib.sha256(array.tobytes()).hexdigest() for array in (decoded, pixels))
-    return Sample(kind, content, *digests, rates=tuple(float(rate) for rate in rates))
+    return Sample(
+        kind=kind,
+        content=content,
+        decoded_sha256=hashlib.sha256(decoded.tobytes()).hexdigest(),
+        pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        rates=tuple(float(rate) for rate in rates),
+    )
 
 
 def _serialise(model: onnx.ModelProto, card: Card) -> bytes:

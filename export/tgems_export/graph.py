@@ -49,11 +49,9 @@ class ExitGraph(nn.Module):
         self.blocks = nn.Sequential(*(_Block(block) for block in blocks[:-1]))
         self.last = _Block(blocks[-1], only_first=pool == "cls")
         self.pool = pool
-        self.jumper = nn.Linear(encoder.width, head.tgem.mean.out_features)
+        self.jumper = _linear(*head.jumper.folded())
         self.rates = _Rates(*head.tgem(text))
-        weight, bias = head.jumper.folded()
-        self.jumper.weight.data, self.jumper.bias.data = weight, bias
-        self.inverse_temperature = weight.shape[0] / temperature
+        self.inverse_temperature = self.jumper.out_features / temperature
         self.layer = layer
         self.eval().requires_grad_(False)
 
@@ -77,8 +75,8 @@ class _Embedding(nn.Module):
         std = torch.tensor(preprocessing.std, dtype=torch.float64).view(1, 3, 1, 1)
         weight = tower.conv1.weight.double().cpu() / std
         self.patches = nn.Conv2d(3, encoder.width, tower.conv1.kernel_size, tower.conv1.stride)
-        self.patches.weight.data = (weight / 255).float()
-        self.patches.bias.data = -(weight * mean).sum((1, 2, 3)).float()
+        self.patches.weight = nn.Parameter((weight / 255).float())
+        self.patches.bias = nn.Parameter(-(weight * mean).sum((1, 2, 3)).float())
         offset = tower.positional_embedding.detach().float().cpu().clone()
         offset[0] += tower.class_embedding.cpu()
         self.offset = nn.Parameter(offset)
@@ -150,7 +148,8 @@ class _Rates(nn.Module):
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.weight.data, linear.bias.data = weight.detach().float().cpu(), bias.detach().float().cpu()
+    linear.weight = nn.Parameter(weight.detach().float().cpu())
+    linear.bias = nn.Parameter(bias.detach().float().cpu())
     return linear
 
 
@@ -162,7 +161,8 @@ def _scaled(weight: Tensor, bias: Tensor, layer_scale: nn.Module) -> nn.Linear:
 
 def _copy_norm(norm: nn.LayerNorm) -> nn.LayerNorm:
     copy = nn.LayerNorm(norm.normalized_shape, eps=norm.eps)
-    copy.weight.data, copy.bias.data = norm.weight.detach().float().cpu(), norm.bias.detach().float().cpu()
+    copy.weight = nn.Parameter(norm.weight.detach().float().cpu())
+    copy.bias = nn.Parameter(norm.bias.detach().float().cpu())
     return copy
 
 
@@ -181,7 +181,9 @@ def to_onnx(graph: ExitGraph, size: tuple[int, int], opset: int) -> onnx.ModelPr
         raise InputError(f"--opset {opset}: choose from {OPSETS.start} to {OPSETS.stop - 1}")
     weights = sum(p.numel() * p.element_size() for p in graph.parameters())
     if weights >= SIZE_LIMIT:
-        raise InputError(f"{weights / 1e9:.1f} GB of weights: one ONNX file holds less than 2; use an earlier layer")
+        raise InputError(
+            f"{weights / 1e9:.1f} GB of weights, more than the 2 of one file; use an earlier layer"
+        )
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     program = torch.onnx.export(
         graph,
@@ -193,6 +195,8 @@ def to_onnx(graph: ExitGraph, size: tuple[int, int], opset: int) -> onnx.ModelPr
         dynamic_shapes={INPUT: {0: torch.export.Dim("B")}},
         verbose=False,
     )
+    if program is None:
+        raise InputError("torch.onnx exported nothing; please report this model")
     model, valid = onnxsim.simplify(program.model_proto)
     if not valid:
         raise InputError("onnxsim changed what the graph computes; please report this model")

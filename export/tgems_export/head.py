@@ -51,9 +51,9 @@ class Jumper(nn.Module):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight (K, D) and bias (K,) of the one linear map that this is after training."""
-        scale = torch.rsqrt(self.norm.running_var + self.norm.eps)
-        weight = self.linear.weight * scale[:, None]
-        return weight, (self.linear.bias - self.norm.running_mean) * scale
+        mean, variance = self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
+        scale = torch.rsqrt(variance + self.norm.eps)
+        return self.linear.weight * scale[:, None], (self.linear.bias - mean) * scale
 
 
 class TGem(nn.Module):

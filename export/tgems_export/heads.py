@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +40,7 @@ class Plan:
     templates: Templates
     labels: Literal["folders", "teacher"] = "folders"
     pool: Literal["auto", "cls", "mean"] = "auto"
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,13 @@ class _Material:
 
 
 def train_heads(
-    encoder: Encoder, folder: ImageFolder, plan: Plan, out: Path, reporter: Reporter, *, overwrite: bool = False
+    encoder: Encoder,
+    folder: ImageFolder,
+    plan: Plan,
+    out: Path,
+    reporter: Reporter,
+    *,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Trains a head for every layer of the plan; heads that are there already are kept.
 
@@ -145,7 +151,9 @@ def _prepare(encoder: Encoder, folder: ImageFolder, plan: Plan, reporter: Report
         targets = torch.nn.functional.one_hot(labels, len(plan.classes)).float()
     train, validation = split(targets.argmax(1).numpy(), VALIDATION_SHARE, plan.settings.seed)
     if len(train) < 2 or len(validation) < 1:
-        raise DataError(f"{folder.root}: {len(targets)} readable pictures; training and validating needs more")
+        raise DataError(
+            f"{folder.root}: {len(targets)} readable pictures; training and validating needs more"
+        )
     return _Material(
         features, targets, torch.from_numpy(train), torch.from_numpy(validation), prompts, text, held_out_text
     )
@@ -208,7 +216,9 @@ def _noter(task: Task, epochs: int) -> Callable[[int, Callable[[], float]], None
     return note
 
 
-def _card_after_training(card: HeadCard, head: Head, data: TrainingSet, held_out_text: Tensor | None) -> HeadCard:
+def _card_after_training(
+    card: HeadCard, head: Head, data: TrainingSet, held_out_text: Tensor | None
+) -> HeadCard:
     activations = data.validation_activations
     held_out = None if held_out_text is None else predict(head, activations, held_out_text)
     health = examine(

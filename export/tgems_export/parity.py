@@ -81,8 +81,8 @@ def check_rates(ours: np.ndarray, reference: np.ndarray, of: str) -> Parity:
     agree = ours.argmin(1) == reference.argmin(1)
     if not np.all(agree | ~clear):
         raise ParityError(
-            f"the graph and PyTorch disagree on the label of {np.sum(~agree & clear)} of {len(ours)} pictures "
-            f"({of}); nothing was written"
+            f"the graph and PyTorch disagree on the label of {np.sum(~agree & clear)} of {len(ours)} "
+            f"pictures ({of}); nothing was written"
         )
     return Parity(
         pictures=len(ours),

@@ -88,6 +88,6 @@ class Task:
     def _line(self) -> None:
         self._last_line = monotonic()
         line = f"{self._description}: {self._done}/{self._total}, {self._status()}"
-        if 0 < self._rate() and self._done < self._total:
+        if self._rate() > 0 and self._done < self._total:
             line += f", {(self._total - self._done) / self._rate():.0f} s left"
         self._reporter.say(line)

@@ -28,18 +28,23 @@ def classify(
     ],
     model: Annotated[
         Path | None,
-        typer.Option(help="Model file. Default: $TGEMS_MODEL, else ./model.onnx, else the built-in demo file."),
+        typer.Option(
+            help="Model file. Default: $TGEMS_MODEL, else ./model.onnx, else the built-in demo file."
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show per picture.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines on standard output.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Pictures per run of the graph.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of one run. Default: $TGEMS_NUM_THREADS, else all cores.")
+        int | None,
+        typer.Option(min=1, help="Threads of one run. Default: $TGEMS_NUM_THREADS, else all cores."),
     ] = None,
     provider: Annotated[
         str | None, typer.Option(help="onnxruntime execution provider, such as CUDA. Default: CPU.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")
+    ] = False,
 ) -> None:
     """Label pictures with a model file.
 
@@ -75,7 +80,8 @@ def _find_pictures(arguments: Iterable[str]) -> list[str]:
             if not found:
                 raise InputError(f"{argument}: a folder without pictures")
         elif argument != STDIN and not path.exists() and glob.has_magic(argument):
-            found = sorted(name for name in glob.glob(argument, recursive=True) if Path(name).is_file())
+            matches = glob.glob(argument, recursive=True)  # noqa: PTH207  (patterns may be absolute)
+            found = sorted(name for name in matches if Path(name).is_file())
             if not found:
                 raise InputError(f"{argument}: matches no file")
         else:

@@ -28,7 +28,9 @@ def export(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="Labelled image folder to compare and measure on; never a trained one."),
+        typer.Option(
+            metavar="DATA", help="Labelled image folder to compare and measure on; never a trained one."
+        ),
     ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="The CLIP of the head. Default: the one it was trained on.")
@@ -40,7 +42,9 @@ def export(
     output: Annotated[Path, typer.Option(metavar="FILE", help="The model file.")] = Path("model.onnx"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
+    ] = False,
 ) -> None:
     """Freeze one exit into one ONNX file.
 
@@ -91,7 +95,9 @@ def _as_text(frozen: Frozen, seconds: float) -> str:
     if card.accuracy:
         lines.append(f"   accuracy  {card.accuracy.top1:.1%} on {card.accuracy.images} pictures of --data")
     if card.classes_not_trained:
-        lines.append(f"   untrained {', '.join(card.classes_not_trained)}: names the head never saw; try it on data")
+        lines.append(
+            f"   untrained {', '.join(card.classes_not_trained)}: names the head never saw; try it on data"
+        )
     lines += [
         "next:",
         f"   tgems-edge classify --model {frozen.path} IMAGE",

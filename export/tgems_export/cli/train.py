@@ -48,7 +48,8 @@ def train(
         str | None, typer.Option(help="open_clip tag, a local checkpoint, or random for untrained weights.")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class names, one a line. Default: the folders' names.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Class names, one a line. Default: the folders' names."),
     ] = None,
     labels: Annotated[
         Labels,
@@ -63,12 +64,16 @@ def train(
     pool: Annotated[
         PoolChoice, typer.Option(help="CLS token, mean patch token, or the better one of each layer.")
     ] = PoolChoice.auto,
-    loss: Annotated[LossChoice, typer.Option(help="What to train with; tgems is the method.")] = LossChoice.tgems,
+    loss: Annotated[
+        LossChoice, typer.Option(help="What to train with; tgems is the method.")
+    ] = LossChoice.tgems,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; runs the encoder.")] = "auto",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the head files.")] = Path("heads"),
     overwrite: Annotated[bool, typer.Option(help="Replace heads that were trained otherwise.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
+    ] = False,
 ) -> None:
     """Learn T-GEM and Jumper for one or more exits, on your pictures.
 
