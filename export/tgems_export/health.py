@@ -51,18 +51,18 @@ class Health:
             )
         if self.separation < SEPARATION:
             found.append(
-                f"the classes have nearly the same Gaussian (means {self.separation:.2f} sigma apart, accuracy "
-                f"{self.accuracy:.0%}): nothing told them apart in training; use --loss tgems"
+                f"all classes have nearly the same Gaussian (means {self.separation:.2f} sigma apart, "
+                f"accuracy {self.accuracy:.0%}): nothing told them apart; check the labels, or use a later layer"
             )
         if self.rank < min(RANK_SHARE * self.k, self.classes - 1):
             found.append(
-                f"the {self.k} dimensions of z carry only {self.rank:.1f} independent ones: the activation "
-                "says little here; choose a later layer or a smaller --k"
+                f"the {self.k} dimensions of z carry only {self.rank:.1f} independent ones; "
+                "use --loss tgems, a later layer or a smaller --k"
             )
         if self.excess > EXCESS:
             found.append(
-                f"class {self.excess_class!r} wins {self.excess:.0%} more of the pictures than are its own: the "
-                "classes are unbalanced or cannot be told apart at this layer; balance the folders"
+                f"class {self.excess_class!r} wins {self.excess:.0%} more of the pictures than are its own; "
+                "balance the folders, use --loss tgems or a later layer"
             )
         if self.accuracy_held_out_templates is None:
             found.append(

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from tgems_edge.errors import InputError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-class Labels(str, Enum):
-    """Where the labels come from."""
-
-    folders = "folders"
-    teacher = "teacher"
-
-
-class PoolChoice(str, Enum):
-    """Which token the Jumper reads."""
-
-    auto = "auto"
-    cls = "cls"
-    mean = "mean"
-
-
-class LossChoice(str, Enum):
-    """What a head is trained with."""
-
-    tgems = "tgems"
-    rate = "rate"
-    cosine = "cosine"
-    paper = "paper"
 
 
 @app.command()
@@ -52,9 +27,9 @@ def train(
         typer.Option(metavar="FILE", help="Class names, one a line. Default: the folders' names."),
     ] = None,
     labels: Annotated[
-        Labels,
+        Literal["folders", "teacher"],
         typer.Option(help="teacher: DATA is unlabelled, the full CLIP's zero-shot answers are the labels."),
-    ] = Labels.folders,
+    ] = "folders",
     templates: Annotated[
         str,
         typer.Option(metavar="NAME|FILE", help="Prompts: default, simple, openai, or a file, one a line."),
@@ -62,11 +37,13 @@ def train(
     k: Annotated[int, typer.Option(min=1, help="K, the Jumper's width; at most the encoder's.")] = 128,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 120,
     pool: Annotated[
-        PoolChoice, typer.Option(help="CLS token, mean patch token, or the better one of each layer.")
-    ] = PoolChoice.auto,
+        Literal["auto", "cls", "mean"],
+        typer.Option(help="CLS token, mean patch token, or the better one of each layer."),
+    ] = "auto",
     loss: Annotated[
-        LossChoice, typer.Option(help="What to train with; tgems is the method.")
-    ] = LossChoice.tgems,
+        Literal["tgems", "rate", "cosine", "paper"],
+        typer.Option(help="What to train with; tgems is the method."),
+    ] = "tgems",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; runs the encoder.")] = "auto",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the head files.")] = Path("heads"),
@@ -92,7 +69,7 @@ def train(
 
     reporter = Reporter(quiet=quiet)
     names = read_class_file(classes) if classes else None
-    if labels is Labels.teacher:
+    if labels == "teacher":
         if names is None:
             raise InputError("--labels teacher: unlabelled pictures have no names; give --classes FILE")
         folder = read_unlabelled(data)
@@ -103,12 +80,11 @@ def train(
         layers=tuple(dict.fromkeys(layer or [5])),
         classes=names,
         templates=load_templates(templates),
-        labels=labels.value,
-        pool=pool.value,
-        settings=Settings(k=k, epochs=epochs, loss=loss.value, seed=seed),
+        labels=labels,
+        pool=pool,
+        settings=Settings(k=k, epochs=epochs, loss=loss, seed=seed),
     )
     clip = load_encoder(encoder, pretrained, device=choose_device(device))
     for path in train_heads(clip, folder, plan, out, reporter, overwrite=overwrite):
         typer.echo(path)
-    numbers = plan.layers[-1]
-    reporter.say(f"next: tgems-edge export --layer {numbers} --head {out}")
+    reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]} --head {out}")
