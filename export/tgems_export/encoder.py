@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import open_clip
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from PIL import Image
@@ -175,7 +176,13 @@ def load_encoder(
         )
         tokenize = open_clip.get_tokenizer(source)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise EncoderError(f"{name}: cannot be loaded ({' '.join(str(error).split())[:300]})") from None
+        reason = " ".join(str(error).split())
+        if "Failed to download" in reason:
+            raise EncoderError(
+                f"{name}: the weights {pretrained!r} are not in the cache {HF_HUB_CACHE} and cannot be fetched; "
+                "connect to the network once, or give --pretrained a checkpoint file"
+            ) from None
+        raise EncoderError(f"{name}: cannot be loaded ({reason[:300]})") from None
     clip = clip.eval().requires_grad_(False).to(device)
     _check_sliceable(clip.visual, name)
     identity = EncoderId(name, None if is_folder else pretrained, _hash_weights(clip))
@@ -196,9 +203,13 @@ def _check_source(source: str, name: str, pretrained: str | None, is_folder: boo
         raise EncoderError(f"{name}: open_clip has no such model; nearest: {', '.join(nearest)}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:
-        raise EncoderError(f"{name}: give --pretrained, one of {', '.join(tags)}, a checkpoint, or random")
+        raise EncoderError(f"{name}: give --pretrained, a checkpoint file, random, or one of {_some(tags)}")
     if pretrained != RANDOM and pretrained not in tags and not Path(pretrained).is_file():
-        raise EncoderError(f"{name}: --pretrained {pretrained} is no file, nor one of {', '.join(tags)}")
+        raise EncoderError(f"{name}: --pretrained {pretrained} is no file, nor one of {_some(tags)}")
+
+
+def _some(tags: Sequence[str]) -> str:
+    return ", ".join(tags[:8]) + (f" and {len(tags) - 8} more" if len(tags) > 8 else "")
 
 
 def _check_sliceable(tower: nn.Module, name: str) -> None:

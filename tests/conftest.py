@@ -1,0 +1,15 @@
+"""What all tests share: no settings from outside, and no deadlines on busy machines."""
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("tgems", deadline=None)
+hypothesis.settings.load_profile("tgems")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TGEMS_MODEL", raising=False)
+        patch.delenv("TGEMS_NUM_THREADS", raising=False)
+        yield
