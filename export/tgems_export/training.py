@@ -4,16 +4,18 @@ Every epoch draws its shuffle and its prompts from a generator seeded with (seed
 the state between two epochs is weights, statistics and optimiser, and nothing else. That state is
 saved as training goes; killed at any point and started again, it ends in the same bytes.
 
-The work is small matrices, so it stays on the CPU, where it is deterministic; an accelerator only
-helps the encoder.
+The work is small matrices, so it stays on one thread of the CPU: a second thread gains nothing (measured)
+and would make the bytes depend on the number of cores. An accelerator only helps the encoder.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -77,12 +79,13 @@ def train_head(
     loss = Loss(settings.loss, settings.k)
     optimiser = _optimiser(head, loss, settings)
     first = _resume(checkpoint, head, loss, optimiser)
-    for epoch in range(first, settings.epochs + 1):
-        generator.manual_seed(_seed(settings.seed, layer, epoch))
-        _train_epoch(epoch, head, loss, optimiser, data, settings, generator)
-        if checkpoint and (epoch % settings.epochs_between_checkpoints == 0 or epoch == settings.epochs):
-            _save(checkpoint, epoch, head, loss, optimiser)
-        on_epoch(epoch, lambda: validate(head, data))
+    with _one_thread():
+        for epoch in range(first, settings.epochs + 1):
+            generator.manual_seed(_seed(settings.seed, layer, epoch))
+            _train_epoch(epoch, head, loss, optimiser, data, settings, generator)
+            if checkpoint and (epoch % settings.epochs_between_checkpoints == 0 or epoch == settings.epochs):
+                _save(checkpoint, epoch, head, loss, optimiser)
+            on_epoch(epoch, lambda: validate(head, data))
     return head.eval().requires_grad_(False)
 
 
@@ -97,6 +100,16 @@ def validate(head: Head, data: TrainingSet) -> float:
     head.eval()
     correct = predict(head, data.validation_activations, data.text) == data.validation_labels
     return float(correct.float().mean())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _train_epoch(
@@ -153,10 +166,13 @@ def _save(path: Path, epoch: int, head: Head, loss: Loss, optimiser: torch.optim
 
 
 def _resume(path: Path | None, head: Head, loss: Loss, optimiser: torch.optim.Optimizer) -> int:
-    """The epoch to go on with: 1, or the one behind the checkpoint."""
+    """The epoch to go on with: 1, or the one behind the checkpoint; a damaged one is as good as none."""
     if path is None or not path.exists():
         return 1
-    state = torch.load(path, weights_only=True)
+    try:
+        state = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError):
+        return 1
     head.load_state_dict(state["head"])
     loss.load_state_dict(state["loss"])
     optimiser.load_state_dict(state["optimiser"])

@@ -138,6 +138,7 @@ def test_top_k_is_ordered_from_the_smallest_rate():
 
 def test_ties_go_to_the_lower_index():
     assert top_k(np.array([1.0, 0.0, 1.0, 0.0, 1.0]), 5).tolist() == [1, 3, 0, 2, 4]
+    assert_array_equal(top_k(np.arange(1000) % 2, 500), np.arange(0, 1000, 2))
 
 
 def test_top_k_of_more_than_there_are_gives_all():

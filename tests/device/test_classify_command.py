@@ -1,0 +1,285 @@
+"""`tgems-edge classify`: what goes to standard output, what to standard error, and the exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tgems_edge.cli import app
+
+KEYS = {
+    *("image", "model", "label", "index", "rate", "probability"),
+    *("top", "set", "coverage", "exit_layer", "milliseconds"),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def pictures(draw, folder):
+    """Four pictures in a tree, among other files."""
+    names = ["b.png", "a.jpg", "sub/c.webp", "sub/deep/d.bmp"]
+    (folder / "album/sub/deep").mkdir(parents=True)
+    for seed, name in enumerate(names):
+        draw(seed, 40, 30).save(folder / "album" / name)
+    for name in ("notes.txt", ".hidden.png", "sub/model.onnx"):
+        (folder / "album" / name).write_text("not a picture")
+    return [f"album/{name}" for name in sorted(names)]
+
+
+@pytest.fixture
+def classify():
+    """classify(*arguments): the finished command; any exception but the command's own end fails the test."""
+
+    def classify(*arguments, stdin=None):
+        return CliRunner().invoke(
+            app, ["classify", *map(str, arguments)], input=stdin, catch_exceptions=False
+        )
+
+    return classify
+
+
+def rows(done):
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def in_a_process(*arguments, **environment):
+    """The command as a user starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "tgems_edge", "classify", *map(str, arguments)],
+        capture_output=True,
+        env={**os.environ, **environment},
+    )
+
+
+class TestProcess:
+    def test_one_picture_is_one_row(self, pictures, classifier):
+        done = in_a_process("album/a.jpg")
+        label = classifier.classify("album/a.jpg").label
+        assert done.returncode == 0
+        assert done.stdout.decode().startswith(f"album/a.jpg  {label} (rate ")
+        assert len(done.stdout.splitlines()) == 1
+        assert done.stderr.startswith(b"model: built-in demo file (")
+
+    def test_an_error_is_one_line_and_no_traceback(self):
+        done = in_a_process("a.jpg", "--model", "missing.onnx")
+        assert done.returncode == 2
+        assert done.stdout == b""
+        assert done.stderr.startswith(b"error: missing.onnx: ")
+        assert len(done.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        "environment",
+        [
+            {"LC_ALL": "C"},
+            {"PYTHONIOENCODING": "ascii"},
+            pytest.param(
+                {"PYTHONIOENCODING": "cp1252"},
+                marks=pytest.mark.xfail(strict=True, reason="echo is strict about other encodings"),
+            ),
+        ],
+        ids=str,
+    )
+    def test_names_beyond_the_terminals_encoding_do_not_crash_it(
+        self, colour_model, colour_card, environment
+    ):
+        model = colour_model(replace(colour_card, classes=("rouge é", "猫", "🟦")))
+        Image.new("RGB", (8, 8), "red").save("été 猫.png")
+        done = in_a_process("été 猫.png", "--model", model, **environment)
+        assert done.returncode == 0
+        assert b"rouge" in done.stdout
+        assert b"Traceback" not in done.stderr
+
+    @pytest.mark.xfail(strict=True, reason="surrogates cannot be encoded as UTF-8")
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file name is Unicode")
+    def test_a_file_name_that_is_no_utf_8_does_not_crash(self, draw):
+        draw(1, 8, 8).save("picture.png")
+        os.rename("picture.png", b"\xff.png")  # noqa: PTH104
+        done = in_a_process(".", PYTHONIOENCODING="utf-8")
+        assert done.returncode == 0
+        assert b"Traceback" not in done.stderr
+
+    @pytest.mark.xfail(strict=True, reason="an OSError without a file name is raised again")
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+    def test_a_full_disk_is_one_line(self, pictures):
+        command = [sys.executable, "-m", "tgems_edge", "classify", "--quiet", pictures[0]]
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+
+    def test_a_reader_that_goes_away_ends_it_quietly(self, pictures):
+        command = [sys.executable, "-m", "tgems_edge", "classify", "--quiet", *pictures * 20]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout.readline().startswith(pictures[0].encode())
+            process.stdout.close()
+            assert process.stderr.read() == b""
+
+
+class TestJson:
+    def test_a_line_has_the_keys_and_types_of_the_interface(self, classify, pictures, classifier):
+        done = classify(pictures[0], "--json")
+        (row,) = rows(done)
+        expected = classifier.classify(pictures[0])
+        assert done.exit_code == 0
+        assert row.keys() == KEYS
+        assert row["image"] == pictures[0]
+        assert row["model"] == f"sha256:{classifier.card.file_sha256}"
+        assert (row["label"], row["index"]) == (expected.label, expected.top1)
+        assert row["rate"] == pytest.approx(expected.rates.min(), abs=1e-4)
+        assert row["exit_layer"] == classifier.card.layer
+        assert row["milliseconds"].keys() == {"preprocess", "inference", "postprocess"}
+        assert all(isinstance(value, float) for value in row["milliseconds"].values())
+        assert len(row["top"]) == 3
+        assert row["top"][0] == {key: row[key] for key in ("label", "index", "rate", "probability")}
+
+    def test_what_needs_calibration_is_null_without_it(self, classify, pictures, colour_model):
+        (row,) = rows(classify(pictures[0], "--json", "--model", colour_model()))
+        assert row["probability"] is row["set"] is row["coverage"] is None
+        assert [entry["probability"] for entry in row["top"]] == [None] * 3
+
+    def test_a_calibrated_model_states_probabilities(self, classify, pictures, colour_model, colour_card):
+        model = colour_model(replace(colour_card, temperature=1.0))
+        (row,) = rows(classify(pictures[0], "--json", "--model", model))
+        assert sum(entry["probability"] for entry in row["top"]) == pytest.approx(1)
+
+    def test_names_are_written_as_they_are(self, classify, colour_model, colour_card):
+        Image.new("RGB", (8, 8), "blue").save("bleu é.png")
+        model = colour_model(replace(colour_card, classes=("a", "b", "猫")))
+        done = classify("bleu é.png", "--json", "--model", model)
+        assert '"image": "bleu é.png"' in done.stdout
+        assert '"label": "猫"' in done.stdout
+
+    def test_an_unreadable_picture_is_a_line_with_its_error(self, classify, pictures):
+        done = classify("album/notes.txt", pictures[0], "--json")
+        broken, fine = rows(done)
+        assert broken.keys() == {"image", "error"}
+        assert broken["image"] == "album/notes.txt"
+        assert "not a picture" in broken["error"]
+        assert fine.keys() == KEYS
+        assert done.exit_code == 1
+
+
+class TestTable:
+    def test_rates_are_shown_without_calibration_and_per_cent_with_it(
+        self, classify, colour_model, colour_card
+    ):
+        Image.new("RGB", (8, 8), "blue").save("sea.png")
+        plain = classify("sea.png", "--model", colour_model(), "--top", 1)
+        assert plain.stdout == "sea.png  blue (rate -1.000)\n"
+        calibrated = colour_model(replace(colour_card, temperature=1.0))
+        assert classify("sea.png", "--model", calibrated).stdout == (
+            "sea.png  blue 79%   then red 11%, green 11%\n"
+        )
+
+    @pytest.mark.parametrize(("top", "shown"), [(1, 1), (2, 2), (3, 3), (99, 10)])
+    def test_top_says_how_many_classes_are_shown(self, classify, pictures, top, shown):
+        assert classify(pictures[0], "--top", top).stdout.count("(rate ") == shown
+
+    def test_names_are_padded_to_the_longest(self, classify, pictures):
+        lines = classify("album").stdout.splitlines()
+        assert len({line.index("(rate") - len(line.split()[1]) for line in lines}) == 1
+
+
+class TestPictures:
+    def test_a_folder_stands_for_its_pictures_sorted(self, classify, pictures):
+        assert [row["image"] for row in rows(classify("album", "--json"))] == pictures
+
+    @pytest.mark.parametrize(
+        ("pattern", "found"),
+        [
+            ("album/*.jpg", ["album/a.jpg"]),
+            ("album/[ab].*", ["album/a.jpg", "album/b.png"]),
+            ("album/sub/**/*.bmp", ["album/sub/deep/d.bmp"]),
+        ],
+    )
+    def test_a_glob_stands_for_its_matches(self, classify, pictures, pattern, found):
+        assert [row["image"] for row in rows(classify(pattern, "--json"))] == found
+
+    def test_a_file_named_like_a_glob_is_that_file(self, classify, draw):
+        draw(1, 8, 8).save("[ab].png")
+        assert [row["image"] for row in rows(classify("[ab].png", "--json"))] == ["[ab].png"]
+
+    def test_a_dash_is_standard_input(self, classify, pictures, folder, classifier):
+        data = (folder / pictures[0]).read_bytes()
+        (row,) = rows(classify("-", "--json", stdin=data))
+        assert (row["image"], row["label"]) == ("-", classifier.classify(data).label)
+
+    def test_arguments_keep_their_order(self, classify, pictures):
+        done = classify(pictures[3], "album/*.jpg", pictures[1], "--json")
+        assert [row["image"] for row in rows(done)] == [pictures[3], "album/a.jpg", pictures[1]]
+
+    @pytest.mark.parametrize("batch", [2, 3, 100])
+    def test_a_batch_changes_nothing(self, classify, pictures, batch):
+        names = [pictures[0], "album/notes.txt", *pictures[1:]]
+        alone, together = classify(*names), classify(*names, "--batch", batch)
+        assert (together.stdout, together.exit_code) == (alone.stdout, 1)
+
+
+class TestFailures:
+    def test_one_unreadable_picture_does_not_stop_the_others(self, classify, pictures):
+        done = classify(*pictures[:2], "album/notes.txt", *pictures[2:])
+        assert [line.split()[0] for line in done.stdout.splitlines()] == pictures
+        assert "error: album/notes.txt: not a picture" in done.stderr
+        assert "1 of 5 pictures could not be read" in done.stderr
+        assert done.exit_code == 1
+
+    def test_a_missing_picture_is_a_finding(self, classify):
+        done = classify("missing.jpg", "--quiet")
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert done.stderr == "error: missing.jpg: no such file\n"
+
+    def test_quiet_leaves_standard_error_empty(self, classify, pictures):
+        assert classify(*pictures, "--quiet").stderr == ""
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["empty"], "empty: a folder without pictures"),
+            (["*.nothing"], "matches no file"),
+            (["a.png", "--model", "missing.onnx"], "no such model file"),
+            (["a.png", "--model", "empty"], "a folder, not a model file"),
+            (["a.png", "--model", "a.png"], "not a model"),
+            (["a.png", "--provider", "TPU"], "no provider 'TPU'"),
+            (["a.png", "--top", "0"], "--top"),
+            (["a.png", "--batch", "0"], "--batch"),
+            (["a.png", "--threads", "0"], "--threads"),
+            (["a.png", "--threads", "many"], "--threads"),
+            (["a.png", "--nonsense"], "--nonsense"),
+            ([], "IMAGE"),
+        ],
+        ids=str,
+    )
+    def test_bad_usage_says_what_is_wrong(self, classify, draw, folder, arguments, reason):
+        (folder / "empty").mkdir()
+        draw(1, 8, 8).save("a.png")
+        done = classify(*arguments)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert reason in done.stderr
+
+    @pytest.mark.xfail(strict=True, reason="only errors that end the command are joined to one line")
+    def test_a_name_with_a_line_break_is_still_one_line(self, classify, folder):
+        (folder / "two\nlines.png").write_text("not a picture")
+        assert len(classify("two\nlines.png", "--quiet").stderr.splitlines()) == 1
+
+    def test_a_missing_onnxruntime_says_what_to_install(self, classify, draw, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        done = classify("a.png")
+        assert done.exit_code == 2
+        assert "pip install 'tgems-edge[cpu]'" in done.stderr
+
+
+def test_the_model_in_use_is_named(classify, pictures, colour_model):
+    assert "model: built-in demo file (" in classify(pictures[0]).stderr
+    colour_model(name="model.onnx")
+    assert "model: model.onnx (3 classes, exit 4 of colours, " in classify(pictures[0]).stderr

@@ -1,0 +1,271 @@
+"""The Python API: load a file, classify pictures, read the result; and every file that cannot be loaded."""
+
+import base64
+import hashlib
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from PIL import Image
+
+from tgems_edge.card import noise_pixels, sealed_digest
+from tgems_edge.errors import ImageError, InputError, MissingDependency, ModelFileError
+from tgems_edge.images import decode, to_pixels
+from tgems_edge.model import Classifier, built_in_model, load
+
+GREEN = np.full((6, 10, 3), (0, 255, 0), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pictures(draw):
+    return [
+        draw(seed, *size) for seed, size in enumerate([(32, 32), (57, 38), (40, 71), (9, 200), (300, 200)])
+    ]
+
+
+class TestBuiltInModel:
+    def test_it_answers_its_own_samples(self, classifier):
+        card = classifier.card
+        assert {sample.kind for sample in card.samples} == {"noise", "jpeg"}
+        for sample in card.samples:
+            if sample.kind == "noise":
+                decoded = pixels = noise_pixels(sample.content, card.preprocessing.size)
+            else:
+                picture = decode(base64.b64decode(sample.content))
+                decoded, pixels = np.asarray(picture), to_pixels(picture, card.preprocessing)
+            rates, _, _ = classifier.run(pixels[None])
+            assert hashlib.sha256(decoded.tobytes()).hexdigest() == sample.decoded_sha256
+            assert hashlib.sha256(pixels.tobytes()).hexdigest() == sample.pixels_sha256
+            assert_allclose(rates[0], sample.rates, atol=1e-4)
+
+    def test_its_digest_is_that_of_its_bytes(self, classifier):
+        assert sealed_digest(built_in_model().read_bytes(), classifier.card) == classifier.card.file_sha256
+
+    def test_it_keeps_to_the_contract_of_the_model_file(self):
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load(built_in_model())
+        assert model.ir_version == 8
+        assert [entry.version for entry in model.opset_import if entry.domain == ""] == [18]
+        assert {entry.key for entry in model.metadata_props} >= {
+            *("tgems", "description", "author", "date", "version", "license", "task", "imgsz", "names")
+        }
+
+    def test_its_outputs_have_the_shapes_and_types_of_the_contract(self, classifier):
+        height, width = classifier.card.preprocessing.size
+        pixels = noise_pixels("batch", (3 * height, width)).reshape(3, height, width, 3)
+        rates, probabilities, exit_layers = classifier.run(pixels)
+        assert rates.shape == probabilities.shape == (3, len(classifier.names))
+        assert (rates.dtype, probabilities.dtype, exit_layers.dtype) == (np.float32, np.float32, np.int64)
+        assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+        assert exit_layers.tolist() == [classifier.card.layer] * 3
+
+
+class TestDefaultModel:
+    @pytest.fixture(autouse=True)
+    def empty_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+    def test_without_anything_it_is_the_built_in_file(self, classifier):
+        assert load().card == classifier.card
+
+    def test_a_model_in_the_working_folder_goes_before_the_built_in_file(self, colour_model):
+        colour_model(name="model.onnx")
+        assert load().names == ("red", "green", "blue")
+
+    def test_the_environment_goes_before_the_working_folder(self, colour_model, monkeypatch, classifier):
+        colour_model(name="model.onnx")
+        monkeypatch.setenv("TGEMS_MODEL", str(built_in_model()))
+        assert load().card == classifier.card
+
+    def test_an_argument_goes_before_the_environment(self, colour_model, monkeypatch):
+        monkeypatch.setenv("TGEMS_MODEL", "nowhere.onnx")
+        assert load(str(colour_model())).names == ("red", "green", "blue")
+
+    def test_an_empty_variable_is_as_good_as_none(self, monkeypatch, classifier):
+        monkeypatch.setenv("TGEMS_MODEL", "")
+        assert load().card == classifier.card
+
+
+class TestClassify:
+    def test_path_bytes_array_and_pillow_image_get_the_same_answer(self, classifier, pictures, tmp_path):
+        path = tmp_path / "picture.png"
+        pictures[1].save(path)
+        sources = (path, str(path), path.read_bytes(), np.asarray(pictures[1]), pictures[1])
+        first, *others = [classifier.classify(source) for source in sources]
+        for other in others:
+            assert other.label == first.label
+            assert_allclose(other.rates, first.rates, atol=1e-6)
+
+    def test_a_batch_equals_one_by_one(self, classifier, pictures):
+        for together, picture in zip(classifier.classify_batch(pictures), pictures, strict=True):
+            alone = classifier.classify(picture)
+            assert together.label == alone.label
+            assert_allclose(together.rates, alone.rates, atol=1e-5)
+            assert_allclose(together.probabilities, alone.probabilities, atol=1e-4)
+
+    def test_an_empty_batch_has_no_results(self, classifier):
+        assert classifier.classify_batch([]) == []
+
+    def test_several_threads_may_share_a_classifier(self, classifier, pictures):
+        expected = [classifier.classify(picture).label for picture in pictures] * 8
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(classifier.classify, pictures * 8))
+        assert [result.label for result in results] == expected
+
+    def test_an_unreadable_picture_is_named(self, classifier, tmp_path):
+        with pytest.raises(ImageError, match=r"missing\.jpg"):
+            classifier.classify(tmp_path / "missing.jpg")
+
+    @pytest.mark.xfail(strict=True, reason="to_pixels does not know the name")
+    def test_a_picture_too_long_and_thin_is_named(self, classifier, tmp_path):
+        path = tmp_path / "thread.png"
+        Image.new("L", (1_000_000, 1)).save(path)
+        with pytest.raises(ImageError, match=r"thread\.png"):
+            classifier.classify(path)
+
+
+class TestResult:
+    def test_the_smallest_rate_is_the_answer(self, colour_model):
+        result = load(colour_model()).classify(np.full((4, 4, 3), (51, 255, 102), np.uint8))
+        assert result.names == ("red", "green", "blue")
+        assert (result.label, result.top1, result.exit_layer) == ("green", 1, 4)
+        assert result.top5 == [1, 2, 0]
+        assert_allclose(result.rates, [-0.2, -1, -0.4], rtol=1e-6)
+        assert result.top1conf == pytest.approx(np.exp(2) / np.exp([0.4, 2, 0.8]).sum(), rel=1e-5)
+
+    def test_top_has_a_probability_only_where_it_was_calibrated(self, colour_model, colour_card):
+        plain = load(colour_model()).classify(GREEN)
+        calibrated = load(colour_model(replace(colour_card, temperature=1.0))).classify(GREEN)
+        assert [entry["probability"] for entry in plain.top(3)] == [None] * 3
+        assert [entry["probability"] for entry in calibrated.top(1)] == [calibrated.top1conf]
+
+    def test_top_is_ordered_and_as_long_as_asked(self, classifier, pictures):
+        result = classifier.classify(pictures[0])
+        entries = result.top(4)
+        assert [entry["index"] for entry in entries] == result.top5[:4]
+        assert [entry["label"] for entry in entries] == [result.names[i] for i in result.top5[:4]]
+        assert [entry["rate"] for entry in entries] == sorted(result.rates.tolist())[:4]
+        assert len(result.top(99)) == len(result.names)
+
+    def test_equal_rates_go_to_the_first_class(self, colour_model):
+        assert load(colour_model()).classify(np.zeros((2, 2), np.uint8)).top5 == [0, 1, 2]
+
+    def test_speed_is_positive(self, classifier, pictures):
+        for result in classifier.classify_batch(pictures):
+            assert all(milliseconds > 0 for milliseconds in astuple(result.speed))
+
+
+class TestSettings:
+    @pytest.mark.parametrize("provider", [None, "CPU", "cpu", "CPUExecutionProvider"])
+    def test_the_cpu_provider_has_several_names(self, provider):
+        assert load(built_in_model(), threads=2, provider=provider).classify(GREEN).label
+
+    def test_an_unknown_provider_lists_those_there_are(self):
+        with pytest.raises(InputError, match=r"'TPU'.*CPUExecutionProvider"):
+            load(built_in_model(), provider="TPU")
+
+    def test_a_provider_that_does_not_start_is_not_replaced_silently(self, monkeypatch):
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+        with pytest.warns(UserWarning, match="CUDA"), pytest.raises(InputError, match="fell back to CPU"):
+            load(built_in_model(), provider="CUDA")
+
+    @pytest.mark.parametrize(
+        ("argument", "variable", "expected"), [(3, "2", 3), (None, "2", 2), (None, "0", 0)]
+    )
+    def test_threads_come_from_the_argument_or_the_environment(
+        self, monkeypatch, argument, variable, expected
+    ):
+        monkeypatch.setenv("TGEMS_NUM_THREADS", variable)
+        session = load(built_in_model(), threads=argument)._session
+        assert session.get_session_options().intra_op_num_threads == expected
+
+    @pytest.mark.parametrize("threads", [0, -1])
+    def test_a_number_of_threads_below_one_is_refused(self, threads):
+        with pytest.raises(InputError, match=f"{threads} threads"):
+            load(built_in_model(), threads=threads)
+
+    @pytest.mark.parametrize("text", ["many", "-1", "2.5", "1 2"])
+    def test_a_nonsense_number_of_threads_in_the_environment_is_refused(self, monkeypatch, text):
+        monkeypatch.setenv("TGEMS_NUM_THREADS", text)
+        with pytest.raises(InputError, match="TGEMS_NUM_THREADS"):
+            load(built_in_model())
+
+    @pytest.mark.xfail(strict=True, raises=TypeError, reason="onnxruntime takes a C int")
+    def test_too_many_threads_are_refused(self):
+        with pytest.raises(InputError):
+            load(built_in_model(), threads=10**12)
+
+    def test_a_missing_onnxruntime_says_what_to_install(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(MissingDependency, match=r"pip install 'tgems-edge\[cpu\]'"):
+            load(built_in_model())
+
+
+def refusal(path):
+    with pytest.raises(ModelFileError) as raised:
+        load(path)
+    message = str(raised.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message
+
+
+class TestBadFiles:
+    def test_a_missing_file_says_how_to_make_one(self, tmp_path):
+        assert "tgems-edge export" in refusal(tmp_path / "model.onnx")
+
+    def test_a_folder_is_refused(self, tmp_path):
+        assert "a folder" in refusal(tmp_path)
+
+    @pytest.mark.parametrize("content", [b"", b"a shopping list\n", b"\x89PNG\r\n\x1a\n"])
+    def test_a_file_that_is_no_model_is_refused(self, tmp_path, content):
+        path = tmp_path / "model.onnx"
+        path.write_bytes(content)
+        refusal(path)
+
+    @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.99999])
+    def test_a_truncated_model_is_refused(self, tmp_path, share):
+        data = built_in_model().read_bytes()
+        path = tmp_path / "model.onnx"
+        path.write_bytes(data[: int(share * len(data))])
+        assert "export or copy it again" in refusal(path)
+
+    @pytest.mark.xfail(strict=True, reason="the word is looked for in the file's own name, too")
+    def test_a_truncated_model_is_not_called_too_new_for_its_name(self, tmp_path):
+        path = tmp_path / "opset18.onnx"
+        path.write_bytes(built_in_model().read_bytes()[:1000])
+        assert "install a newer one" not in refusal(path)
+
+    def test_an_onnx_file_without_a_card_is_refused(self, colour_model):
+        assert "no card" in refusal(colour_model(None))
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}'])
+    def test_a_broken_card_is_refused(self, colour_model, text):
+        assert "card is broken" in refusal(colour_model(text))
+
+    def test_a_card_of_a_newer_schema_says_to_upgrade(self, colour_model):
+        assert "pip install --upgrade tgems-edge" in refusal(colour_model(json.dumps({"schema": 99})))
+
+    def test_a_card_for_another_input_size_is_refused(self, colour_model, colour_card):
+        other = replace(colour_card, preprocessing=replace(colour_card.preprocessing, size=(10, 6)))
+        assert "not those its card implies" in refusal(colour_model(other))
+
+    @pytest.mark.xfail(strict=True, reason="the widths of the outputs are not looked at")
+    def test_a_card_for_another_number_of_classes_is_refused(self, colour_model, colour_card):
+        sample = replace(colour_card.samples[0], rates=(0.0, 0.0))
+        refusal(colour_model(replace(colour_card, classes=("red", "green"), samples=(sample,))))
+
+    def test_a_model_too_new_for_this_onnxruntime_says_so(self, tmp_path, colour_model):
+        onnx = pytest.importorskip("onnx")
+        path = colour_model()
+        model = onnx.load(path)
+        model.ir_version = 9999
+        path.write_bytes(model.SerializeToString())
+        assert "too old" in refusal(path)
+
+    def test_the_bytes_of_a_model_can_be_loaded_too(self, colour_model):
+        assert Classifier(colour_model().read_bytes()).classify(GREEN).label == "green"

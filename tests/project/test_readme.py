@@ -1,0 +1,76 @@
+"""What the README says is what happens."""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tgems_edge.card import Card
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def snippets(language: str) -> list[str]:
+    return [code for kind, code in SNIPPETS if kind == language]
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the root of the checkout, without the user's own settings."""
+    monkeypatch.chdir(ROOT)
+    for name in [name for name in os.environ if name.startswith("TGEMS_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("transcript", snippets("console"))
+def test_transcripts_are_what_the_commands_print(transcript: str, plain_environment: None) -> None:
+    prompt, printed = transcript.split("\n", 1)
+    command = shlex.split(prompt.removeprefix("$ tgems-edge"))
+    run = subprocess.run([sys.executable, "-m", "tgems_edge", *command], capture_output=True, text=True)
+    assert run.stdout == printed
+
+
+@pytest.mark.parametrize("code", snippets("python"))
+def test_python_snippets_run(code: str, plain_environment: None, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(code, "README.md", "exec"), {})
+    assert "cat" in capsys.readouterr().out
+
+
+def test_there_are_snippets_to_run() -> None:
+    assert snippets("console") and snippets("python")
+
+
+def test_tables_are_those_the_benchmarks_printed() -> None:
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    assert readme.fill(README) == README
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Card)])
+def test_the_specification_names_every_field_of_the_card(field: str) -> None:
+    specification = README.split("## The model file")[1].split("\n## ")[0]
+    assert f"`{field}`" in specification
+
+
+def test_every_command_and_option_shown_exists() -> None:
+    shown = re.findall(r"tgems-edge (train|export|classify)((?: [^`\n]+)?)", README)
+    assert {command for command, _ in shown} == {"train", "export", "classify"}
+    for command, rest in shown:
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in help_of(command), f"{command} has no {option}"
+
+
+@functools.cache
+def help_of(command: str) -> str:
+    run = [sys.executable, "-m", "tgems_edge", command, "--help"]
+    return subprocess.run(run, capture_output=True, text=True, check=True).stdout
