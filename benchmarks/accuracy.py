@@ -16,6 +16,10 @@ import numpy as np
 import torch
 import typer
 from report import write_report
+
+from tgems_edge.images import decode, to_pixels
+from tgems_edge.rates import class_rates, top_k
+from tgems_edge.session import INPUT, open_session
 from tgems_export.baselines import sampling
 from tgems_export.data import read_labelled
 from tgems_export.encoder import load_encoder
@@ -25,10 +29,6 @@ from tgems_export.graph import ExitGraph, to_onnx
 from tgems_export.head import head_file, load_head
 from tgems_export.progress import Reporter
 from tgems_export.prompts import class_embeddings, encode_prompts
-
-from tgems_edge.images import decode, to_pixels
-from tgems_edge.rates import class_rates, top_k
-from tgems_edge.session import INPUT, open_session
 
 SAMPLES = 100  # a class
 DRAWS = 5
@@ -97,10 +97,10 @@ def main(
         "accuracy",
         "Accuracy of every exit",
         f"python benchmarks/accuracy.py {train.name} {validation.name}",
-        f"Top-1 in per cent on {len(labels)} pictures that neither trained nor chose anything; heads trained on "
-        f"{card.pictures} pictures. Sampling: moments of {SAMPLES} pictures a class on the raw activation, mean and "
-        f"spread of {DRAWS} draws, with the paper's rate and with the Gaussian code length. ONNX: labels equal to "
-        "PyTorch's, and the largest difference of a rate.\n\n"
+        f"Top-1 in per cent on {len(labels)} pictures that neither trained nor chose anything; heads trained "
+        f"on {card.pictures} pictures. Sampling: moments of {SAMPLES} pictures a class on the raw "
+        f"activation, mean and spread of {DRAWS} draws, with the paper's rate and the Gaussian code length. ONNX: "
+        "labels equal to PyTorch's, and the largest difference of a rate.\n\n"
         f"Full CLIP, zero-shot: {percent(zero_shot[0])} with one plain prompt, {percent(zero_shot[1])} with "
         f"{len(card.templates)} templates.",
         [

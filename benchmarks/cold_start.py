@@ -58,8 +58,8 @@ def main() -> None:
         "cold_start",
         "Cold start",
         "python benchmarks/cold_start.py",
-        f"{RUNS} runs each, in turn, after one to warm the file cache. The aim for the built-in file is 500 ms and "
-        "120 MB on a machine of this kind.",
+        f"{RUNS} runs each, in turn, after one to warm the file cache. The aim for the built-in file is 500 "
+        "ms and 120 MB on a machine of this kind.",
         ["program", "ms, least", "ms, median", "ms, most", "MB, peak"],
         rows,
     )

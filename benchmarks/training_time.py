@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 from report import write_report
+
 from tgems_export.data import read_labelled
 from tgems_export.encoder import load_encoder
 from tgems_export.features import compute_features
@@ -47,8 +48,9 @@ def main(train: Annotated[Path, typer.Argument(help="Image folder to train on.")
         "training_time",
         "Training all heads",
         f"python benchmarks/training_time.py {train.name}",
-        f"{card.settings['epochs']} epochs on {card.pictures} cached pictures, an eighth of them twice to choose the "
-        f"pool, one process a head with its start of torch and the reading of the folder. All: {total / 60:.1f} min.",
+        f"{card.settings['epochs']} epochs on {card.pictures} cached pictures, an eighth of that for each "
+        "pool to choose it, one process a head with its start of torch and the reading of the folder. "
+        f"All: {total / 60:.1f} min.",
         ["exit", "pool", "seconds", "bytes equal to the shipped head"],
         rows,
     )

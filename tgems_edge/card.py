@@ -138,6 +138,8 @@ class Card:
         expected = len(self.classes)
         _require(expected >= 2, "fewer than two classes")
         _require(len(set(self.classes)) == expected, "duplicate classes")
+        _require(self.schema >= 1, "a schema below 1")
+        _require(0 <= self.preprocessing.fill_color <= 255, "a fill colour outside 0 to 255")
         _require(self.k >= 1 and self.layer >= 1, "a layer or a K below 1")
         _require(min(self.preprocessing.size) >= 1, "an empty input size")
         _require(self.temperature is None or self.temperature > 0, "a temperature that is not positive")

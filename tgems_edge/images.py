@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,9 @@ Picture = str | Path | bytes | NDArray[Any] | Image.Image
 
 # Pillow's own limit for a decompression bomb: 179 million pixels, 0.5 GB as RGB.
 _MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0) or 178_956_970
+
+# Pillow would start Ghostscript for the first, and only recognises the others without decoding them.
+_REFUSED_FORMATS = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -44,8 +48,8 @@ class Preprocessing:
 
 def is_picture_name(name: str) -> bool:
     """Whether a file in a folder is taken for a picture: a suffix that Pillow opens, and not hidden."""
-    formats = Image.registered_extensions()
-    return not name.startswith(".") and formats.get(Path(name).suffix.lower()) in Image.OPEN
+    kind = Image.registered_extensions().get(Path(name).suffix.lower())
+    return not name.startswith(".") and kind in Image.OPEN and kind not in _REFUSED_FORMATS
 
 
 def decode(picture: Picture) -> Image.Image:
@@ -58,16 +62,16 @@ def decode(picture: Picture) -> Image.Image:
     Raises:
         ImageError: missing, empty, truncated, not a picture, too large, or of an unknown pixel type.
     """
-    if isinstance(picture, Image.Image):
-        return to_rgb(picture)
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
+    if isinstance(picture, Image.Image):
+        return _load(lambda: picture, "the picture")
     if isinstance(picture, bytes):
         return _from_bytes(picture, "the picture")
     path = Path(picture)
     try:
         return _from_bytes(path.read_bytes(), str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: a name that no file can have
         raise ImageError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{path}: a folder, not a picture") from None
@@ -78,10 +82,17 @@ def decode(picture: Picture) -> Image.Image:
 def _from_bytes(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); copy it again")
+    return _load(lambda: Image.open(io.BytesIO(data)), name)
+
+
+def _load(open_picture: Callable[[], Image.Image], name: str) -> Image.Image:
+    """Opens and decodes; whatever Pillow raises on the way becomes an ImageError about `name`."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.load()
-            return to_rgb(opened)
+        opened = open_picture()
+        if opened.format in _REFUSED_FORMATS:
+            raise UnidentifiedImageError
+        opened.load()
+        return to_rgb(opened)
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture that Pillow can read; convert it to JPEG or PNG") from None
     except Image.DecompressionBombError:
@@ -113,6 +124,8 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     Raises:
         ImageError: a pixel type that has no agreed range (32-bit integers beyond 16 bits, floats).
     """
+    if 0 in picture.size:
+        raise ImageError(f"{picture.width}x{picture.height}: it has no pixels")
     with contextlib.suppress(Exception):  # a damaged EXIF block must not cost the picture
         picture = ImageOps.exif_transpose(picture)
     if picture.mode == "RGB" and "transparency" not in picture.info:

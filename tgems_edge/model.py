@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge.card import Card
-from tgems_edge.errors import InputError
+from tgems_edge.errors import ImageError
 from tgems_edge.images import Picture, decode, to_pixels
 from tgems_edge.rates import top_k
 from tgems_edge.session import INPUT, open_session, read_card
@@ -124,7 +124,12 @@ class Classifier:
 
     def preprocess(self, picture: Picture) -> NDArray[np.uint8]:
         """Decodes, resizes and crops: uint8 (H, W, 3) of the model's size."""
-        return to_pixels(decode(picture), self.card.preprocessing)
+        try:
+            return to_pixels(decode(picture), self.card.preprocessing)
+        except ImageError as error:
+            if isinstance(picture, str | Path) and str(picture) not in str(error):
+                raise ImageError(f"{picture}: {error}") from None
+            raise
 
     def run(
         self, pixels: NDArray[np.uint8]
@@ -150,8 +155,6 @@ def load(
         InputError: a provider or a number of threads that cannot be used.
         MissingDependency: no onnxruntime is installed.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"{threads} threads; give 1 or more")
     path = Path(model) if model is not None else default_model()
     return Classifier(path, threads=threads, provider=provider)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from typing import Any, Literal, TypeVar
@@ -64,8 +65,8 @@ def _read(kind: type[T], value: Any, where: str) -> T:
         if missing := [name for name in names if name not in value]:
             raise ValueError(f"it lacks {f'{where}.{missing[0]}'.lstrip('.')}")
         result = kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
-    elif kind is float and type(value) is int:
-        result = float(value)
+    elif kind is float and type(value) in (int, float):
+        result = _finite(value, where)
     elif type(value) is not kind:
         raise _unexpected(where, f"of type {kind.__name__}")
     else:
@@ -76,6 +77,16 @@ def _read(kind: type[T], value: Any, where: str) -> T:
 def _require_object(value: Any, where: str) -> None:
     if not isinstance(value, dict):
         raise _unexpected(where, "an object")
+
+
+def _finite(value: float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _unexpected(where, "a finite number")
+    return number
 
 
 def _unexpected(where: str, expected: str) -> ValueError:

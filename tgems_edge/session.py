@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["open_session", "read_card"]
 
 INPUT = "pixels"
+MOST_THREADS = 1024
 OUTPUTS = ["rates", "probabilities", "label", "exit_layer"]
 
 
@@ -48,7 +49,7 @@ def open_session(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
-    options.intra_op_num_threads = threads or _threads_from_environment()
+    options.intra_op_num_threads = _check_threads(threads)
     # Spinning threads answer a little sooner and burn a whole core while they wait.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     chosen = _resolve_provider(provider, onnxruntime.get_available_providers())
@@ -56,7 +57,7 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(source, options, providers=[chosen])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).replace(source, "").split()) if isinstance(source, str) else str(error)
         if "IR version" in reason or "opset" in reason:
             raise ModelFileError(
                 f"{_name(model)}: onnxruntime {onnxruntime.__version__} is too old for it ({reason}); "
@@ -87,9 +88,11 @@ def read_card(session: onnxruntime.InferenceSession, name: str) -> Card:
         card = Card.from_json(text)
     except ModelFileError as error:
         raise ModelFileError(f"{name}: {error}") from None
-    inputs = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
-    outputs = [o.name for o in session.get_outputs()]
-    if inputs != [(INPUT, "tensor(uint8)", [*card.preprocessing.size, 3])] or outputs != OUTPUTS:
+    classes = [len(card.classes)]
+    implied = dict(zip(OUTPUTS, (classes, classes, [], []), strict=True))
+    implied[INPUT] = [*card.preprocessing.size, 3]
+    tensors = [*session.get_inputs(), *session.get_outputs()]
+    if {tensor.name: tensor.shape[1:] for tensor in tensors} != implied:
         raise ModelFileError(
             f"{name}: its inputs and outputs are not those its card implies; export it again"
         )
@@ -105,11 +108,15 @@ def _check_file(path: Path) -> None:
         raise ModelFileError(f"{path}: may not be read; check its permissions")
 
 
-def _threads_from_environment() -> int:
-    text = os.environ.get("TGEMS_NUM_THREADS", "0")
-    if not text.isdecimal():
-        raise InputError(f"TGEMS_NUM_THREADS is {text!r}; set it to a whole number")
-    return int(text)  # 0 leaves the choice to onnxruntime
+def _check_threads(asked: int | None) -> int:
+    """Threads of one run: as asked, else `$TGEMS_NUM_THREADS`, else 0, which leaves it to onnxruntime."""
+    text = os.environ.get("TGEMS_NUM_THREADS") if asked is None else str(asked)
+    if not text:
+        return 0
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+        source = "TGEMS_NUM_THREADS" if asked is None else "threads"
+        raise InputError(f"{source} is {text!r}; give a whole number from 1 to {MOST_THREADS}")
+    return int(text)
 
 
 def _resolve_provider(asked: str | None, available: list[str]) -> str:

@@ -179,8 +179,8 @@ def load_encoder(
         reason = " ".join(str(error).split())
         if "Failed to download" in reason:
             raise EncoderError(
-                f"{name}: the weights {pretrained!r} are not in the cache {HF_HUB_CACHE} and cannot be fetched; "
-                "connect to the network once, or give --pretrained a checkpoint file"
+                f"{name}: the weights {pretrained!r} are not in the cache {HF_HUB_CACHE} and cannot be "
+                "fetched; connect to the network once, or give --pretrained a checkpoint file"
             ) from None
         raise EncoderError(f"{name}: cannot be loaded ({reason[:300]})") from None
     clip = clip.eval().requires_grad_(False).to(device)

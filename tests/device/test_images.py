@@ -233,7 +233,7 @@ class TestDamage:
             (b"", "empty"),
             (b"a shopping list\n", "not a picture"),
             (b"\x89PNG\r\n\x1a\n", "not a picture"),
-            (png(20_000, 20_000, 8, b""), "decompression bomb"),
+            (png(20_000, 20_000, 8, b""), "more than 178 million pixels.*decompression bomb"),
             (png(8, 8, 8, b"\0\0\0"), "damaged or cut short"),
         ],
         ids=["missing", "folder", "empty", "text", "signature", "bomb", "short"],
@@ -276,18 +276,15 @@ class TestDamage:
         with pytest.raises(ImageError):
             decode(data)
 
-    @pytest.mark.xfail(strict=True, raises=OSError, reason="decode leaves it unloaded")
     def test_a_truncated_pillow_image_is_an_image_error(self, draw):
         data = encoded(draw(4, 64, 64), "JPEG")
         with pytest.raises(ImageError):
             to_pixels(decode(Image.open(io.BytesIO(data[: len(data) // 2]))), preprocessing((32, 32)))
 
-    @pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="only arrays are checked for it")
     def test_a_pillow_image_without_pixels_is_an_image_error(self):
         with pytest.raises(ImageError):
             to_pixels(decode(Image.new("RGB", (0, 5))), preprocessing((32, 32)))
 
-    @pytest.mark.xfail(strict=True, raises=ValueError, reason="pathlib's own error passes through")
     def test_a_path_with_a_zero_byte_is_an_image_error(self):
         with pytest.raises(ImageError):
             decode("a\0b.png")

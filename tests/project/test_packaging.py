@@ -17,7 +17,7 @@ REQUIREMENTS = [Requirement(text) for text in requires("tgems-edge")]
 
 def names(extra: str) -> set[str]:
     return {
-        requirement.name
+        requirement.name.lower()
         for requirement in REQUIREMENTS
         if (requirement.marker is None) == (extra == "")
         and (not extra or requirement.marker.evaluate({"extra": extra}))
@@ -25,7 +25,7 @@ def names(extra: str) -> set[str]:
 
 
 def test_a_device_installs_three_packages_and_chooses_its_onnxruntime() -> None:
-    assert names("") == {"numpy", "Pillow", "typer"}
+    assert names("") == {"numpy", "pillow", "typer"}
     assert names("cpu") == {"onnxruntime"}
     assert names("gpu") == {"onnxruntime-gpu"}
 

@@ -7,6 +7,7 @@ through the entry-point group `tgems_edge.commands`; their modules import torch 
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from typer.core import TyperGroup
 from tgems_edge import __version__
 from tgems_edge.errors import MissingDependency, TgemsError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "report_error"]
 
 DEVICE_COMMANDS = {"classify": "tgems_edge.cli.classify"}
 ENTRY_POINTS = "tgems_edge.commands"
@@ -54,9 +55,8 @@ class _LazyCommands(TyperGroup):
         except BrokenPipeError:
             raise  # the reader of our output went away: Typer ends quietly
         except OSError as error:
-            if error.filename is None:
-                raise
-            _fail(f"{error.filename}: {error.strerror}", BAD_INPUT)
+            where = "" if error.filename is None else f"{error.filename}: "
+            _fail(f"{where}{error.strerror or error}", BAD_INPUT)
 
 
 def _workstation_commands() -> dict[str, str]:
@@ -71,8 +71,13 @@ def _missing(error: ModuleNotFoundError) -> MissingDependency:
     )
 
 
+def report_error(message: object) -> None:
+    """An error on standard error, on one line whatever names are in it."""
+    typer.echo("error: " + " ".join(str(message).split()), err=True)
+
+
 def _fail(message: str, exit_code: int) -> None:
-    typer.echo("error: " + " ".join(message.split()), err=True)
+    report_error(message)
     raise typer.Exit(exit_code)
 
 
@@ -111,4 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; ends the process with its exit code."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries' warnings are for developers: python -W default
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name the terminal cannot show must not end the work
+            stream.reconfigure(errors="backslashreplace")
     app(args=None if arguments is None else list(arguments), prog_name="tgems-edge")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tgems_edge.cli import report_error
 from tgems_edge.errors import ImageError, InputError
 from tgems_edge.images import Picture, is_picture_name
 from tgems_edge.model import Classifier, Result, built_in_model, default_model
@@ -75,6 +76,8 @@ def _find_pictures(arguments: Iterable[str]) -> list[str]:
     pictures: list[str] = []
     for argument in arguments:
         path = Path(argument)
+        if not argument:
+            raise InputError("an empty name for a picture; give a file, a folder, a glob or -")
         if path.is_dir():
             found = sorted(str(p) for p in path.rglob("*") if p.is_file() and is_picture_name(p.name))
             if not found:
@@ -113,7 +116,9 @@ def _classify(classifier: Classifier, names: list[str]) -> Iterator[tuple[str, R
 
 
 def _open(name: str) -> Picture:
-    return sys.stdin.buffer.read() if name == STDIN else Path(name)
+    if name == STDIN:
+        return sys.stdin.buffer.read() if sys.stdin else b""
+    return Path(name)
 
 
 def _describe(path: Path, classifier: Classifier) -> str:
@@ -162,7 +167,7 @@ class _Table:
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
         if isinstance(result, ImageError):
-            typer.echo(f"error: {result}", err=True)
+            report_error(result)
             return
         best, *others = result.top(self._top)
         row = f"{name:<{self._width}}  {_cell(best)}"

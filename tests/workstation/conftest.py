@@ -1,0 +1,126 @@
+"""The demo CLIP, a drawn folder that a head can learn, heads trained on it, and the command line."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner
+
+from tgems_edge.cli import app
+from tgems_export.data import read_labelled
+from tgems_export.encoder import DEMO_FOLDER, load_encoder
+from tgems_export.head import Head
+from tgems_export.heads import Plan, train_heads
+from tgems_export.pictures import draw
+from tgems_export.progress import Reporter
+from tgems_export.prompts import load_templates
+from tgems_export.training import Settings
+
+FIGURES = {"red_circle": "ellipse", "green_square": "rectangle", "blue_cross": "line"}
+SIZES = ((40, 30), (33, 61), (96, 96), (200, 57), (31, 32))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The matrices of these tests are so small that threads would only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache for every test."""
+    monkeypatch.setenv("TGEMS_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    return load_encoder()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """tiny(name, vision={}, **model): registers a variant of the demo's architecture with open_clip."""
+    original = json.loads((DEMO_FOLDER / "open_clip_config.json").read_text())["model_cfg"]
+
+    def tiny(name, vision=None, **model):
+        folder = tmp_path_factory.mktemp("architectures")
+        changed = {**original, **model, "vision_cfg": original["vision_cfg"] | (vision or {})}
+        (folder / f"{name}.json").write_text(json.dumps(changed))
+        open_clip.add_model_config(folder)
+        return name
+
+    return tiny
+
+
+@pytest.fixture
+def reporter():
+    return Reporter(quiet=True)
+
+
+@pytest.fixture(scope="session")
+def random_head():
+    """random_head(encoder, k): a head whose weights and statistics are those of no training."""
+
+    def random_head(encoder, k=16):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(k)
+            head = Head(encoder.width, encoder.embedding_width, k)
+            head.jumper.norm.running_mean.normal_()
+            head.jumper.norm.running_var.uniform_(0.5, 2)
+        return head.eval().requires_grad_(False)
+
+    return random_head
+
+
+@pytest.fixture(scope="session")
+def make_folder():
+    """make_folder(root, {"cat": 3}): an image folder with that many drawn pictures a class."""
+
+    def make_folder(root, counts):
+        for number, (name, count) in enumerate(counts.items()):
+            (root / name).mkdir(parents=True)
+            for i in range(count):
+                draw(1000 * number + i, 32 + i, 40).save(root / name / f"{i:02d}.png")
+        return root
+
+    return make_folder
+
+
+@pytest.fixture(scope="session")
+def figures(tmp_path_factory):
+    """40 pictures a class, JPEG and PNG of different sizes, whose colour and shape give the class away."""
+    root = tmp_path_factory.mktemp("figures")
+    for label, (name, shape) in enumerate(FIGURES.items()):
+        (root / name).mkdir()
+        for i in range(40):
+            rng = np.random.RandomState(40 * label + i)
+            width, height = SIZES[i % len(SIZES)]
+            picture = Image.fromarray(rng.randint(90, 165, (height, width, 3)).astype(np.uint8))
+            colour = tuple(int(c) for c in rng.randint(0, 60, 3) + 180 * np.eye(3, dtype=int)[label])
+            box = [(width // 8, height // 8), (7 * width // 8, 7 * height // 8)]
+            options = {"width": height // 3} if shape == "line" else {}
+            getattr(ImageDraw.Draw(picture), shape)(box, fill=colour, **options)
+            picture.save(root / name / f"{i:02d}.{('jpg', 'png')[i % 2]}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory, encoder, figures):
+    """A folder with heads for the layers 1 and 2, trained on the figures."""
+    folder = read_labelled(figures)
+    plan = Plan((1, 2), folder.classes, load_templates(), settings=Settings(k=16, epochs=30))
+    out = tmp_path_factory.mktemp("heads")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TGEMS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        train_heads(encoder, folder, plan, out, Reporter(quiet=True))
+    return out
+
+
+@pytest.fixture(scope="session")
+def command():
+    """command("export", "--layer", 5): the command line, in this process."""
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
