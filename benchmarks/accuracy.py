@@ -99,8 +99,8 @@ def main(
         f"python benchmarks/accuracy.py {train.name} {validation.name}",
         f"Top-1 in per cent on {len(labels)} pictures that neither trained nor chose anything; heads trained "
         f"on {card.pictures} pictures. Sampling: moments of {SAMPLES} pictures a class on the raw "
-        f"activation, mean and spread of {DRAWS} draws, with the paper's rate and the Gaussian code length. ONNX: "
-        "labels equal to PyTorch's, and the largest difference of a rate.\n\n"
+        f"activation, mean and spread of {DRAWS} draws, with the paper's rate and the Gaussian code length. "
+        "ONNX: labels equal to PyTorch's, and the largest difference of a rate.\n\n"
         f"Full CLIP, zero-shot: {percent(zero_shot[0])} with one plain prompt, {percent(zero_shot[1])} with "
         f"{len(card.templates)} templates.",
         [

@@ -37,13 +37,6 @@ UNSEALED = "0" * 64
 
 
 @dataclass(frozen=True)
-class _Schema:
-    """The one field that every version of the card has; read first."""
-
-    schema: int
-
-
-@dataclass(frozen=True)
 class EncoderId:
     """Which CLIP: its name alone would not do, so the weights are named by their hash."""
 
@@ -122,13 +115,9 @@ class Card:
             ModelFileError: not JSON, of a newer schema, or with a field missing or of a wrong type.
         """
         try:
-            schema = records.from_json(_Schema, text).schema
-            if schema > SCHEMA_VERSION:
-                raise ModelFileError(
-                    f"it was written in schema {schema} and this tgems-edge reads up to {SCHEMA_VERSION}; "
-                    "pip install --upgrade tgems-edge"
-                )
-            card = records.from_json(cls, text)
+            card = records.from_json(cls, text, schema=SCHEMA_VERSION)
+        except records.NewerSchema as error:
+            raise ModelFileError(str(error)) from None
         except ValueError as error:
             raise ModelFileError(f"its card is broken: {error}; export the file again") from None
         card._validate()

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tgems_edge.errors import ImageError
 
-__all__ = ["Picture", "Preprocessing", "decode", "is_picture_name", "to_pixels", "to_rgb"]
+__all__ = ["Picture", "Preprocessing", "decode", "find_pictures", "to_pixels", "to_rgb"]
 
 Picture = str | Path | bytes | NDArray[Any] | Image.Image
 
@@ -46,10 +46,16 @@ class Preprocessing:
     std: tuple[float, float, float]
 
 
-def is_picture_name(name: str) -> bool:
-    """Whether a file in a folder is taken for a picture: a suffix that Pillow opens, and not hidden."""
-    kind = Image.registered_extensions().get(Path(name).suffix.lower())
-    return not name.startswith(".") and kind in Image.OPEN and kind not in _REFUSED_FORMATS
+def find_pictures(folder: Path) -> list[Path]:
+    """All files under a folder with a suffix that Pillow opens, sorted; nothing hidden."""
+    formats = Image.registered_extensions()
+
+    def is_picture(path: Path) -> bool:
+        kind = formats.get(path.suffix.lower())
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return kind in Image.OPEN and kind not in _REFUSED_FORMATS and not hidden and path.is_file()
+
+    return sorted(path for path in folder.rglob("*") if is_picture(path))
 
 
 def decode(picture: Picture) -> Image.Image:

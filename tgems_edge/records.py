@@ -9,7 +9,7 @@ import types
 import typing
 from typing import Any, Literal, TypeVar
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["NewerSchema", "from_json", "to_json"]
 
 T = TypeVar("T")
 
@@ -19,18 +19,37 @@ def to_json(record: Any) -> str:
     return json.dumps(dataclasses.asdict(record), ensure_ascii=False, sort_keys=True)
 
 
-def from_json(kind: type[T], text: str) -> T:
+class NewerSchema(ValueError):
+    """A record of a schema that this version does not know yet."""
+
+
+def from_json(kind: type[T], text: str, *, schema: int) -> T:
     """JSON as an instance of the dataclass `kind`; fields it does not know are ignored.
 
     Supported annotations: str, int, float, bool, `X | None`, Literal, tuple, dict[str, X], dataclasses.
 
+    Args:
+        kind: a dataclass with a field `schema`.
+        text: the JSON.
+        schema: the newest schema version this program knows.
+
     Raises:
+        NewerSchema: the record was written in a later one.
         ValueError: not JSON, a field is missing, or it is of another type; the message says which.
     """
     try:
         data = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise ValueError("it is not valid JSON") from None
+    _require_object(data, "")
+    if "schema" not in data:
+        raise ValueError("it lacks schema")
+    written = _read(int, data["schema"], "schema")
+    if written > schema:
+        raise NewerSchema(
+            f"written by a newer tgems-edge (schema {written}, this one reads {schema}); "
+            "pip install --upgrade tgems-edge"
+        )
     return _read(kind, data, "")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge.errors import DataError
-from tgems_edge.images import is_picture_name
+from tgems_edge.images import find_pictures
 from tgems_export.prompts import check_class_names
 
 __all__ = ["ImageFolder", "read_labelled", "read_unlabelled", "split"]
@@ -52,17 +52,17 @@ def read_labelled(root: Path, classes: Sequence[str] | None = None) -> ImageFold
             )
         classes = tuple(folders)
     check_class_names(classes, str(root))
-    names: list[str] = []
-    labels: list[int] = []
+    labels: dict[str, int] = {}
     for label, name in enumerate(classes):
         if name not in folders:
             raise DataError(f"{root}: no folder for class {name!r}; it has {_some(folders)}")
-        found = _pictures(folders[name], root)
+        found = find_pictures(folders[name])
         if not found:
             raise DataError(f"{folders[name]}: no pictures in this class; add some or remove the folder")
-        names += found
-        labels += [label] * len(found)
-    return ImageFolder(root, tuple(names), tuple(classes), np.array(labels), _fingerprint(root, names))
+        labels |= {path.relative_to(root).as_posix(): label for path in found}
+    names = tuple(sorted(labels))  # whatever the order of the classes, the data are the same
+    numbers = np.array([labels[name] for name in names])
+    return ImageFolder(root, names, tuple(classes), numbers, _fingerprint(root, names))
 
 
 def read_unlabelled(root: Path) -> ImageFolder:
@@ -72,10 +72,10 @@ def read_unlabelled(root: Path) -> ImageFolder:
         DataError: no such folder, or no pictures in it.
     """
     _check_folder(root)
-    names = _pictures(root, root)
+    names = tuple(sorted(path.relative_to(root).as_posix() for path in find_pictures(root)))
     if not names:
         raise DataError(f"{root}: no pictures in this folder")
-    return ImageFolder(root, tuple(names), (), np.full(len(names), -1), _fingerprint(root, names))
+    return ImageFolder(root, names, (), np.full(len(names), -1), _fingerprint(root, names))
 
 
 def split(
@@ -100,11 +100,6 @@ def _check_folder(root: Path) -> None:
         raise DataError(f"{root}: no such folder")
     if not root.is_dir():
         raise DataError(f"{root}: not a folder; expected pictures as in {root}/cat/1.jpg")
-
-
-def _pictures(folder: Path, root: Path) -> list[str]:
-    found = (p for p in folder.rglob("*") if is_picture_name(p.name) and p.is_file())
-    return sorted(p.relative_to(root).as_posix() for p in found)
 
 
 def _some(folders: dict[str, Path]) -> str:

@@ -22,4 +22,7 @@ def choose_device(name: str) -> torch.device:
     if not available.get(kind, False):
         here = ", ".join(kind for kind, is_here in available.items() if is_here)
         raise InputError(f"--device {name}: not available here; this machine has {here}")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: not available here; as in cuda:0") from None

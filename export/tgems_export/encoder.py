@@ -172,11 +172,12 @@ def load_encoder(
         clip = open_clip.create_model(
             source,
             pretrained=None if pretrained == RANDOM else pretrained,
+            load_weights=pretrained != RANDOM,
             require_pretrained=pretrained != RANDOM,
         )
         tokenize = open_clip.get_tokenizer(source)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # a file that is no checkpoint makes the unpicklers raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         if "Failed to download" in reason:
             raise EncoderError(
                 f"{name}: the weights {pretrained!r} are not in the cache {HF_HUB_CACHE} and cannot be "
@@ -185,7 +186,7 @@ def load_encoder(
         raise EncoderError(f"{name}: cannot be loaded ({reason[:300]})") from None
     clip = clip.eval().requires_grad_(False).to(device)
     _check_sliceable(clip.visual, name)
-    identity = EncoderId(name, None if is_folder else pretrained, _hash_weights(clip))
+    identity = EncoderId(name, pretrained, _hash_weights(clip))
     licence = _folder_licence(source) if is_folder else f"those of {name} ({pretrained})"
     return Encoder(identity, clip, tokenize, _read_preprocessing(clip), device, licence)
 
@@ -200,7 +201,8 @@ def _check_source(source: str, name: str, pretrained: str | None, is_folder: boo
     architectures = open_clip.list_models()
     if name not in architectures:
         nearest = difflib.get_close_matches(name, architectures, n=3, cutoff=0.3)
-        raise EncoderError(f"{name}: open_clip has no such model; nearest: {', '.join(nearest)}")
+        examples = nearest or ["ViT-B-32", "ViT-L-14"]
+        raise EncoderError(f"{name}: open_clip has no such model; nearest: {', '.join(examples)}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:
         raise EncoderError(f"{name}: give --pretrained, a checkpoint file, random, or one of {_some(tags)}")

@@ -84,7 +84,7 @@ def load_exit(
         raise HeadError(f"--encoder {encoder}: give --head; `tgems-edge train --encoder {encoder}` makes one")
     folder = head or DEMO_HEADS
     if encoder is None:
-        found = load_head_card(folder if folder.is_file() else _any_head(folder))
+        found = load_head_card(_any_head(folder) if folder.is_dir() else folder)
         encoder, pretrained = found.encoder.name, pretrained or found.encoder.pretrained
     clip = load_encoder(encoder, pretrained)
     clip.check_layer(layer)

@@ -136,12 +136,11 @@ def load_head_card(path: Path) -> HeadCard:
     if text is None:
         raise HeadError(f"{path}: not a head file of tgems-edge; make one with `tgems-edge train`")
     try:
-        card = records.from_json(HeadCard, text)
+        return records.from_json(HeadCard, text, schema=SCHEMA_VERSION)
+    except records.NewerSchema as error:
+        raise HeadError(f"{path}: {error}") from None
     except ValueError as error:
         raise HeadError(f"{path}: its card is broken: {error}; train it again") from None
-    if card.schema > SCHEMA_VERSION:
-        raise HeadError(f"{path}: written by a newer tgems-edge; pip install --upgrade tgems-edge")
-    return card
 
 
 def load_head(path: Path, encoder: Encoder) -> tuple[Head, HeadCard]:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ __all__ = ["Health", "effective_rank", "examine"]
 
 FLOOR_SHARE = 0.5  # of all sigmas
 SEPARATION = 0.1  # spread of the class means, in units of sigma
-RANK_SHARE = 0.05  # of K; below C - 1 it is the classes that limit the rank, not the Jumper
+RANK_SHARE = 0.05  # of K; few classes or pictures limit the rank too, and that is no fault
+RANK_SLACK = 0.75  # an entropy falls a little short of a whole number
 EXCESS = 0.25  # share of the predictions that one class wins beyond its share of the labels
 TEMPLATE_DROP = 0.05  # of accuracy
 
@@ -38,8 +40,10 @@ class Health:
     excess_class: str
     accuracy: float
     accuracy_held_out_templates: float | None
+    guessing: float  # accuracy that always naming the commonest class reaches, with two standard errors
     k: int
     classes: int
+    pictures: int
 
     def warnings(self) -> tuple[str, ...]:
         """What a user ought to know, in plain words; empty for a healthy head."""
@@ -49,12 +53,13 @@ class Health:
                 f"{self.sigma_on_floor:.0%} of the sigmas lie on their floor of {SIGMA_FLOOR}: the pictures "
                 "of a class are all but identical to the Jumper; more, and more varied, pictures help"
             )
-        if self.separation < SEPARATION:
+        if self.separation < SEPARATION or self.accuracy <= self.guessing:
             found.append(
-                f"all classes have nearly the same Gaussian (means {self.separation:.2f} sigma apart, "
-                f"accuracy {self.accuracy:.0%}): nothing told them apart; check the labels, or use a later layer"
+                f"accuracy {self.accuracy:.0%} on {self.pictures} held-out pictures cannot be told from "
+                f"guessing, class means lie {self.separation:.2f} sigma apart: nothing told the classes "
+                "apart; check the labels, give more pictures, or use a later layer"
             )
-        if self.rank < min(RANK_SHARE * self.k, self.classes - 1):
+        if self.rank < RANK_SLACK * min(max(2, RANK_SHARE * self.k), self.classes - 1, self.pictures - 1):
             found.append(
                 f"the {self.k} dimensions of z carry only {self.rank:.1f} independent ones; "
                 "use --loss tgems, a later layer or a smaller --k"
@@ -100,6 +105,7 @@ def examine(
     sigma = variance.sqrt()
     count = len(classes)
     surplus = _shares(predictions, count) - _shares(labels, count)
+    chance = float(_shares(labels, count).max())
     spread = (mu - mu.mean(0)) / sigma
     held_out = predictions_held_out_templates
     return Health(
@@ -110,14 +116,16 @@ def examine(
         excess_class=classes[int(surplus.argmax())],
         accuracy=float((predictions == labels).float().mean()),
         accuracy_held_out_templates=None if held_out is None else float((held_out == labels).float().mean()),
+        guessing=chance + 2 * math.sqrt(chance * (1 - chance) / len(labels)),
         k=z.shape[1],
         classes=count,
+        pictures=len(labels),
     )
 
 
 def effective_rank(z: Tensor) -> float:
     """exp of the entropy of the covariance's normalised spectrum, between 1 and K."""
-    values = torch.linalg.eigvalsh(torch.cov(z.double().T)).clamp(min=0)
+    values = torch.linalg.eigvalsh(torch.cov(z.double().T, correction=0).view(z.shape[1], -1)).clamp(min=0)
     share = values / values.sum().clamp(min=1e-12)
     return float(torch.special.entr(share).sum().exp())
 

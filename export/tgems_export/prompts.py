@@ -6,6 +6,7 @@ draws from many templates and keeps some aside: accuracy with those tells whethe
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ def load_templates(name_or_file: str = "default") -> Templates:
         for template in templates:
             if template.count("{}") != 1:
                 raise DataError(f"{name_or_file}: template {template!r} must hold {{}} exactly once")
+    templates = tuple(dict.fromkeys(templates))
     held_out = templates[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
     return Templates(tuple(t for t in templates if t not in held_out), held_out)
 
@@ -102,7 +104,7 @@ def check_class_names(names: Sequence[str], where: str) -> None:
 
 def spoken(name: str) -> str:
     """A class name as a prompt says it: folders write `fire_truck`, people say `fire truck`."""
-    return " ".join(name.replace("_", " ").split())
+    return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split())
 
 
 def encode_prompts(encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> Tensor:

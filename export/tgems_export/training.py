@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -171,7 +170,7 @@ def _resume(path: Path | None, head: Head, loss: Loss, optimiser: torch.optim.Op
         return 1
     try:
         state = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError):
+    except Exception:  # bytes that are no checkpoint make the unpickler raise anything
         return 1
     head.load_state_dict(state["head"])
     loss.load_state_dict(state["loss"])

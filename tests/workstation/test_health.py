@@ -95,7 +95,7 @@ def test_sigmas_that_end_on_the_floor_are_noticed():
 def test_constant_gaussians_are_noticed(loss):
     trained = Trained(meaning=False, loss=loss)
     assert trained.health.accuracy < 0.4
-    assert any("nothing told them apart" in warning for warning in trained.health.warnings())
+    assert any("cannot be told from guessing" in warning for warning in trained.health.warnings())
 
 
 @pytest.mark.parametrize("k", [16, 64])
@@ -124,11 +124,9 @@ def test_effective_rank_counts_directions():
     generator = torch.Generator().manual_seed(0)
     independent = torch.randn(20_000, 8, generator=generator)
     assert effective_rank(independent) == pytest.approx(8, abs=0.01)
-    assert effective_rank(independent[:, :1] * torch.randn(8, generator=generator)) == pytest.approx(
-        1, abs=1e-6
-    )
     assert effective_rank(torch.cat([independent, independent], 1)) == pytest.approx(8, abs=0.01)
-    assert effective_rank(independent[:1]) >= 0
+    copies = independent[:, :1] * torch.randn(8, generator=generator)
+    assert effective_rank(copies) == pytest.approx(1, abs=1e-6)
 
 
 def test_effective_rank_of_the_identity_is_k():

@@ -14,7 +14,7 @@ import typer
 
 from tgems_edge.cli import report_error
 from tgems_edge.errors import ImageError, InputError
-from tgems_edge.images import Picture, is_picture_name
+from tgems_edge.images import Picture, find_pictures
 from tgems_edge.model import Classifier, Result, built_in_model, default_model
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -79,7 +79,7 @@ def _find_pictures(arguments: Iterable[str]) -> list[str]:
         if not argument:
             raise InputError("an empty name for a picture; give a file, a folder, a glob or -")
         if path.is_dir():
-            found = sorted(str(p) for p in path.rglob("*") if p.is_file() and is_picture_name(p.name))
+            found = [str(picture) for picture in find_pictures(path)]
             if not found:
                 raise InputError(f"{argument}: a folder without pictures")
         elif argument != STDIN and not path.exists() and glob.has_magic(argument):

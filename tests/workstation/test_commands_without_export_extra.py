@@ -1,0 +1,40 @@
+"""Where the export extra is missing, its commands still show, and say in one line what to install."""
+
+import subprocess
+import sys
+
+import pytest
+
+BLOCKED = ["torch", "torchvision", "open_clip", "onnx", "onnxsim", "onnxscript", "rich", "safetensors"]
+RUN = f"""
+import sys
+sys.modules.update(dict.fromkeys({BLOCKED}))  # None there makes an import fail
+from tgems_edge.cli import main
+main(sys.argv[1:])
+"""
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True)
+
+
+def test_help_shows_the_commands_of_the_workstation():
+    result = run("--help")
+    assert result.returncode == 0
+    assert "train" in result.stdout and "export" in result.stdout
+
+
+@pytest.mark.parametrize(("command", "option"), [("train", "--epochs"), ("export", "--opset")])
+def test_help_of_a_command_shows_its_options(command, option):
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert option in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [("train", "pictures"), ("export", "--layer", "5")], ids=lambda a: a[0])
+def test_running_a_command_names_what_to_install(arguments):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: this command needs ") and result.stderr.count("\n") == 1
+    assert result.stderr.endswith("which is not installed: pip install 'tgems-edge[export]'\n")

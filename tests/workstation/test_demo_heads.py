@@ -1,0 +1,34 @@
+"""The heads that ship with the demo, on pictures that nothing was trained on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tgems_edge.images import decode, to_pixels
+from tgems_edge.session import INPUT, open_session
+from tgems_export.freeze import load_exit
+from tgems_export.graph import ExitGraph, to_onnx
+
+PACK = Path(__file__).parents[3] / "shared" / "data" / "cifar10_val_jpeg.npz"
+
+
+@pytest.mark.skipif(not PACK.exists(), reason="CIFAR-10 is not here: shared/data beside the repository")
+def test_exit_5_knows_cifar_10_and_its_graph_gives_the_same_labels():
+    pack = np.load(PACK)
+    files = np.split(pack["bytes"], np.cumsum(pack["lengths"].astype(np.int64))[:-1])
+    chosen = range(0, len(files), 5)
+    exit_ = load_exit(5, None, None, None, None)
+    assert exit_.classes == tuple(pack["classes"])
+    encoder, pool = exit_.encoder, exit_.card.pool
+    pictures = [decode(files[i].tobytes()) for i in chosen]
+    images = torch.stack([encoder.reference_transform(picture) for picture in pictures])
+    expected = exit_.head.rates(encoder.exit_activation(images, 5, pool), exit_.text).argmin(1).numpy()
+    assert len(chosen) == 500
+    assert np.mean(expected == pack["labels"][chosen]) > 0.6
+
+    graph = to_onnx(ExitGraph(encoder, 5, pool, exit_.head, exit_.text), encoder.preprocessing.size, 18)
+    pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in pictures])
+    (labels,) = open_session(graph.SerializeToString()).run(["label"], {INPUT: pixels})
+    assert labels.tolist() == expected.tolist()

@@ -1,0 +1,245 @@
+"""From heads to a model file that classifies, and everything that is refused on the way."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import onnx
+import pytest
+import torch
+
+from tgems_edge import load
+from tgems_edge.card import Card, EncoderId, sealed_digest
+from tgems_edge.errors import HeadError
+from tgems_export import freeze as freeze_module
+from tgems_export.freeze import load_exit
+from tgems_export.graph import ExitGraph
+from tgems_export.head import load_head, save_head
+
+TRAINED = ("blue_cross", "green_square", "red_circle")
+
+
+@pytest.fixture(scope="module")
+def exported(command, heads, tmp_path_factory):
+    """The model file of exit 1, and what the command said."""
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    return path, command("export", "--layer", 1, "--head", heads, "--output", path)
+
+
+@pytest.fixture
+def card(exported):
+    return load(exported[0]).card
+
+
+@pytest.fixture
+def export(command, heads, tmp_path):
+    """export(*options): exit 1 to model.onnx, without chatter."""
+
+    def export(*options, layer=1, head=heads, output=tmp_path / "model.onnx"):
+        return command("export", "--layer", layer, "--head", head, "--output", output, "--quiet", *options)
+
+    return export
+
+
+def refused(result, message, exit_code=2):
+    assert result.exit_code == exit_code
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert message in result.stderr
+
+
+def test_export_ends_with_the_commands_to_run_next(exported):
+    path, result = exported
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"✅ {path}: exit 1 of demo, 3 classes, ")
+    assert f"tgems-edge classify --model {path} IMAGE" in result.stdout
+    assert f"from tgems_edge import load; print(load('{path}')" in result.stdout
+
+
+def test_the_file_labels_the_figures(exported, command, figures):
+    result = command("classify", figures, "--model", exported[0], "--json", "--batch", 16)
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0 and len(answers) == 120
+    right = sum(answer["label"] == answer["image"].split("/")[-2] for answer in answers)
+    assert right >= 108
+    assert {answer["exit_layer"] for answer in answers} == {1}
+
+
+def test_the_card_says_where_the_file_comes_from(card, encoder):
+    assert card.classes == TRAINED and card.classes_not_trained == ()
+    assert (card.layer, card.k, card.opset, card.precision) == (1, 16, 18, "fp32")
+    assert card.encoder == encoder.id and card.preprocessing == encoder.preprocessing
+    assert card.licence == {"code": "Apache-2.0", "weights": encoder.licence}
+    assert (card.temperature, card.conformal, card.accuracy) == (None, None, None)
+    assert card.parity.pictures == 64 and card.parity.largest_rate_difference < 1e-4
+    assert card.parity.label_agreement > 0.95
+    assert [sample.kind for sample in card.samples] == ["noise", "noise", "jpeg", "jpeg"]
+    assert Card.from_json(card.to_json()) == card
+
+
+def test_the_file_states_its_own_digest(exported, card):
+    assert sealed_digest(exported[0].read_bytes(), card) == card.file_sha256
+
+
+def test_the_file_is_plain_onnx_with_metadata_for_other_tools(exported, card):
+    model = onnx.load(exported[0], load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.ir_version == 8
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata.pop("date").count("-") == 2
+    assert Card.from_json(metadata.pop("tgems")) == card
+    assert metadata == {
+        "description": "3 classes, exit 1 of demo",
+        "author": "tgems-edge",
+        "version": card.versions["tgems-edge"],
+        "license": f"code: Apache-2.0; weights: {card.licence['weights']}",
+        "task": "classify",
+        "imgsz": "[32, 32]",
+        "names": "{0: 'blue_cross', 1: 'green_square', 2: 'red_circle'}",
+    }
+
+
+def test_no_picture_of_the_user_is_in_the_file(exported, figures):
+    content = exported[0].read_bytes()
+    assert not any(path.read_bytes()[-40:] in content for path in figures.rglob("*.*"))
+
+
+def test_with_a_fixed_date_two_exports_are_the_same_bytes(export, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    for name in ("one.onnx", "two.onnx"):
+        assert export(output=tmp_path / name).exit_code == 0
+    one = (tmp_path / "one.onnx").read_bytes()
+    assert one == (tmp_path / "two.onnx").read_bytes()
+    assert b"2001-09-09" in one
+
+
+@pytest.fixture
+def measured(figures, tmp_path, make_folder):
+    """Six of the figures in another folder, and one that cannot be read."""
+    root = tmp_path / "measured"
+    for name in TRAINED:
+        (root / name).mkdir(parents=True)
+        for path in sorted((figures / name).iterdir())[:2]:
+            shutil.copy(path, root / name)
+    (root / "red_circle" / "broken.jpg").write_text("no picture")
+    return root
+
+
+def test_data_is_compared_and_measured_and_the_report_is_json(export, measured, tmp_path):
+    result = export("--data", measured, "--json")
+    assert result.exit_code == 0
+    assert "left out" in result.stderr and "broken.jpg" in result.stderr
+    report = json.loads(result.stdout)
+    card = load(tmp_path / "model.onnx").card
+    assert report == {
+        "model": str(tmp_path / "model.onnx"),
+        "sha256": card.file_sha256,
+        "bytes": (tmp_path / "model.onnx").stat().st_size,
+        "seconds": report["seconds"],
+        "layer": 1,
+        "classes": list(TRAINED),
+        "classes_not_trained": [],
+        "parity": report["parity"],
+        "accuracy": report["accuracy"],
+    }
+    assert report["accuracy"]["images"] == card.accuracy.images == 6
+    assert report["accuracy"]["top1"] == card.accuracy.top1 > 0.8
+    assert report["parity"]["pictures"] == card.parity.pictures == 70
+
+
+def test_other_names_get_tables_of_their_own_and_are_listed(export, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("red_circle\nfire truck\nété\n")
+    result = export("--classes", names)
+    assert result.exit_code == 0
+    assert "untrained fire truck, été: names the head never saw" in result.stdout
+    model = load(tmp_path / "model.onnx")
+    assert model.card.classes == ("red_circle", "fire truck", "été")
+    assert model.card.classes_not_trained == ("fire truck", "été")
+
+
+def test_an_existing_file_is_replaced_only_when_asked(export, tmp_path):
+    old = tmp_path / "model.onnx"
+    old.write_text("old")
+    refused(export(), "model.onnx: exists already; give --overwrite or another --output")
+    assert old.read_text() == "old"
+    assert export("--overwrite").exit_code == 0
+    assert load(old).card.layer == 1
+
+
+@pytest.mark.parametrize("layer", [0, 13])
+def test_a_layer_that_the_tower_does_not_have_is_refused(export, layer):
+    refused(export(layer=layer), f"layer {layer}: demo has the layers 1 to 12")
+
+
+def test_what_is_missing_or_in_the_way_is_named(export, tmp_path):
+    refused(export(output=tmp_path), "a folder; give --output a file name")
+    refused(export(layer=3), "layer-03.safetensors: no such head file; make one with `tgems-edge train`")
+    refused(export(head=tmp_path), "no head files here; make some with `tgems-edge train --out")
+    refused(export("--opset", 17), "--opset 17: choose from 18 to 23")
+    refused(export("--classes", tmp_path / "names.txt"), "names.txt: no such file")
+    refused(export("--data", tmp_path / "pictures"), "pictures: no such folder")
+
+
+def test_a_head_file_that_is_not_there_is_no_folder_of_heads(export, heads):
+    refused(export(head=heads / "layer-1.safetensors"), "layer-1.safetensors: no such head file")
+
+
+def test_a_head_of_another_layer_is_refused(export, heads):
+    refused(export(head=heads / "layer-02.safetensors"), "a head for layer 2, not 1; give --layer 2")
+
+
+def test_a_head_of_another_encoder_is_refused(export, heads, encoder, tmp_path):
+    head, card = load_head(heads / "layer-01.safetensors", encoder)
+    other = tmp_path / "other.safetensors"
+    save_head(other, head, replace(card, encoder=EncoderId("demo", None, "f" * 64)))
+    refused(export(head=other), "trained on demo with weights ffffffffffff, not on demo with weights")
+
+
+def test_another_encoder_needs_a_head_of_its_own(command, tmp_path):
+    result = command("export", "--encoder", "ViT-B-32", "--output", tmp_path / "model.onnx")
+    refused(result, "--encoder ViT-B-32: give --head; `tgems-edge train --encoder ViT-B-32` makes one")
+
+
+def test_names_that_clip_would_cut_off_are_refused(export, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("cat\n" + "dog " * 30)
+    refused(export("--classes", names), "is too long")
+
+
+def test_accuracy_on_the_training_pictures_is_refused(export, figures, tmp_path):
+    message = "the head was trained on these very pictures; measure on others"
+    refused(export("--data", figures), message)
+    refused(export("--data", shutil.copytree(figures, tmp_path / "copy")), message)
+
+
+def test_data_of_another_class_is_refused(export, measured):
+    (measured / "red_circle").rename(measured / "pentagon")
+    refused(export("--data", measured), "folder 'pentagon' is not among the model's classes")
+
+
+def test_a_graph_that_differs_ends_with_exit_code_3_and_without_a_file(export, tmp_path, monkeypatch):
+    def perturbed(*arguments):
+        graph = ExitGraph(*arguments)
+        graph.rates.tables.bias.data += torch.tensor([0.0, 0.1, 0.0])
+        return graph
+
+    monkeypatch.setattr(freeze_module, "ExitGraph", perturbed)
+    refused(export(), "the graph differs from PyTorch by 0.1", exit_code=3)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(export, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    refused(export(output=tmp_path / "file" / "model.onnx"), str(tmp_path / "file"))
+
+
+def test_a_head_with_random_weights_finds_its_encoder_again(command, make_folder, tmp_path):
+    pets = make_folder(tmp_path / "pets", {"cat": 4, "dog": 4})
+    options = ("--encoder", "demo", "--pretrained", "random", "--epochs", 1, "--k", 8, "--layer", 1)
+    assert command("train", pets, *options, "--out", tmp_path / "heads").exit_code == 0
+    assert load_exit(1, tmp_path / "heads", None, None, None).encoder.id.pretrained == "random"
+    with pytest.raises(HeadError, match="trained on demo with weights"):
+        load_exit(1, tmp_path / "heads", "demo", None, None)
