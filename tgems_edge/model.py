@@ -19,7 +19,7 @@ from tgems_edge.images import Picture, decode, to_pixels
 from tgems_edge.rates import top_k
 from tgems_edge.session import INPUT, open_session, read_card
 
-__all__ = ["Classifier", "Result", "built_in_model", "default_model", "load"]
+__all__ = ["Classifier", "Result", "Speed", "built_in_model", "default_model", "load"]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,14 @@ Read in the order in which things depend on each other:
     features   activations of a folder, cached on disk
     head       Jumper and T-GEM, and the file they live in
     losses     what they are trained with
-    training   how, and how it resumes
+    training   one head: how it is trained, and how it resumes
     health     the degenerate solutions, noticed
+    heads      all of it: a folder of pictures to head files
     graph      one exit as a graph, and as ONNX
+    pictures   drawn from a seed
     parity     the graph against PyTorch
-    freeze     all of it: head + names to one file
+    freeze     all of it: a head and names to one file
+    baselines  what the T-GEM is held against
+
+Beside them: progress on standard error, devices, files that appear whole, and the commands in cli/.
 """

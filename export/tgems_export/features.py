@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tgems_edge.errors import DataError, ImageError
@@ -83,6 +83,8 @@ def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) 
     indices = np.concatenate([_slice(chunk, "indices").numpy() for chunk in chunks])
     if len(indices) == 0:
         raise DataError(f"{folder.root}: none of its {total} pictures can be read")
+    if len(indices) < total:
+        reporter.warn(f"{total - len(indices)} of {total} pictures of {folder.root} cannot be read: left out")
     return Features(chunks, indices)
 
 
@@ -127,8 +129,7 @@ def _compute_chunk(
         ),
         "indices": torch.tensor([index for index, _ in readable], dtype=torch.int64),
     }
-    with write_atomically(chunk) as temporary:
-        save_file(tensors, temporary)
+    write_atomically(chunk, save(tensors))
 
 
 def _slice(chunk: Path, name: str, block: int | None = None) -> Tensor:

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["write_atomically"]
 
 
-@contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place when the block ends without an error.
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes beside `path` and then takes its place.
 
     A reader sees the old file or the new one, never a part; a writer that dies leaves the old one.
+
+    Raises:
+        OSError: no space, or no permission; the old file is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:  # of a file that has no name yet
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -153,8 +153,7 @@ def freeze(
     )
     sealed = seal(_serialise(model, card))
     _check_sealed(sealed)
-    with write_atomically(output) as temporary:
-        temporary.write_bytes(sealed)
+    write_atomically(output, sealed)
     return Frozen(output, Classifier(output).card, len(sealed))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from tgems_edge import records
@@ -116,8 +116,7 @@ def head_file(folder: Path, layer: int) -> Path:
 
 def save_head(path: Path, head: Head, card: HeadCard) -> None:
     """Writes a head file; equal heads with equal cards are equal bytes."""
-    with write_atomically(path) as temporary:
-        save_file(head.state_dict(), temporary, metadata={METADATA_KEY: records.to_json(card)})
+    write_atomically(path, save(head.state_dict(), metadata={METADATA_KEY: records.to_json(card)}))
 
 
 def load_head_card(path: Path) -> HeadCard:

@@ -131,7 +131,7 @@ def _is_trained(path: Path, expected: HeadCard, overwrite: bool) -> bool:
         if overwrite:
             return False
         raise
-    learnt = ("pool", "pictures", "accuracy", "accuracy_held_out_templates", "warnings")
+    learnt = ("pool", "pictures", "accuracy", "accuracy_held_out_templates", "warnings", "versions")
     same = dataclasses.replace(expected, **{name: getattr(found, name) for name in learnt}) == found
     if not same and not overwrite:
         raise HeadError(f"{path}: exists and was trained otherwise; give --overwrite or another --out")

@@ -43,6 +43,7 @@ class Task:
         self._reporter, self._description, self._unit = reporter, description, unit
         self._total, self._done, self._done_before = total, done, done
         self._started = self._last_line = monotonic()
+        self._note = ""
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -74,8 +75,6 @@ class Task:
         self._bar.update(self._id, completed=self._done, status=self._status())
         if not self._reporter.console.is_terminal and monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._line()
-
-    _note = ""
 
     def _rate(self) -> float:
         return (self._done - self._done_before) / max(monotonic() - self._started, 1e-9)

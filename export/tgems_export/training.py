@@ -10,6 +10,7 @@ and would make the bytes depend on the number of cores. An accelerator only help
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -160,8 +161,9 @@ def _seed(seed: int, layer: int, epoch: int) -> int:
 
 def _save(path: Path, epoch: int, head: Head, loss: Loss, optimiser: torch.optim.Optimizer) -> None:
     state = {"epoch": epoch, "head": head.state_dict(), "loss": loss.state_dict()}
-    with write_atomically(path) as temporary:
-        torch.save({**state, "optimiser": optimiser.state_dict()}, temporary)
+    buffer = io.BytesIO()
+    torch.save({**state, "optimiser": optimiser.state_dict()}, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def _resume(path: Path | None, head: Head, loss: Loss, optimiser: torch.optim.Optimizer) -> int:

@@ -113,7 +113,7 @@ def test_an_interruption_costs_no_more_than_its_chunk(encoder, pictures, reporte
     ],
     ids=["one", "the ends", "a whole chunk"],
 )
-def test_unreadable_pictures_are_named_and_left_out(encoder, pictures, capsys, bad, left):
+def test_unreadable_pictures_are_named_once_and_counted_every_time(encoder, pictures, capsys, bad, left):
     for name in bad:
         (pictures / name).write_text("no picture")
     folder = read_labelled(pictures)
@@ -122,10 +122,14 @@ def test_unreadable_pictures_are_named_and_left_out(encoder, pictures, capsys, b
     assert len(found.activations(1, "cls")) == len(found.embeddings()) == len(left)
     last = to_pixels(decode(folder.path(left[-1])), encoder.preprocessing)[None]
     torch.testing.assert_close(found.embeddings()[-1:], encoder.activations(last).embedding)
-    warnings = capsys.readouterr().err.splitlines()
-    assert len(warnings) == len(bad)
-    for name, warning in zip(bad, warnings, strict=True):
+    *each, total = capsys.readouterr().err.splitlines()
+    assert len(each) == len(bad)
+    for name, warning in zip(bad, each, strict=True):
         assert warning.startswith("warning: left out") and name in warning
+    assert f"{len(bad)} of 10 pictures" in total
+
+    compute_features(encoder, folder, Reporter(quiet=True))
+    assert capsys.readouterr().err.splitlines() == [total]
 
 
 def test_a_folder_without_a_readable_picture_is_refused(encoder, pictures, reporter):

@@ -15,7 +15,7 @@ import typer
 from tgems_edge.cli import report_error
 from tgems_edge.errors import ImageError, InputError
 from tgems_edge.images import Picture, find_pictures
-from tgems_edge.model import Classifier, Result, built_in_model, default_model
+from tgems_edge.model import Classifier, Result, Speed, built_in_model, default_model
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -61,10 +61,16 @@ def classify(
         typer.echo(_describe(path, classifier), err=True)
     show = _JsonLines(classifier, top) if as_json else _Table(pictures, top)
     failed = 0
+    speeds = []
     for names in _batches(pictures, batch):
         for name, result in _classify(classifier, names):
-            failed += isinstance(result, ImageError)
             show(name, result)
+            if isinstance(result, ImageError):
+                failed += 1
+            else:
+                speeds.append(result.speed)
+    if speeds and not quiet:
+        typer.echo(_describe_speed(speeds), err=True)
     if failed:
         if len(pictures) > 1:
             typer.echo(f"{failed} of {len(pictures)} pictures could not be read", err=True)
@@ -128,6 +134,14 @@ def _describe(path: Path, classifier: Classifier) -> str:
         f"model: {built_in} ({len(card.classes)} classes, exit {card.layer} of {card.encoder.name}, "
         f"{path.stat().st_size / 1e6:.1f} MB)"
     )
+
+
+def _describe_speed(speeds: list[Speed]) -> str:
+    """Means over all pictures, the first with its warm-up included."""
+    stages = ("preprocess", "inference", "postprocess")
+    means = (sum(getattr(speed, stage) for speed in speeds) / len(speeds) for stage in stages)
+    parts = ", ".join(f"{mean:.1f} ms {stage}" for mean, stage in zip(means, stages, strict=True))
+    return f"speed: {parts} per picture"
 
 
 class _JsonLines:
