@@ -1,29 +1,40 @@
-"""Copies the tables that commands made into the README, so that nobody types a number.
+"""Copies what commands printed into the README, so that nobody types a number.
 
     python benchmarks/readme.py
 
-Between `<!-- benchmarks/results/NAME.md -->` and `<!-- end -->` goes the table of that report.
+Between `<!-- benchmarks/results/NAME.md -->` and `<!-- end -->` goes the table of that report; in a
+console block behind `<!-- run -->`, the standard output of its command.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-SLOT = re.compile(r"(<!-- (benchmarks/results/\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+REPORT = re.compile(r"(<!-- (benchmarks/results/\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+TRANSCRIPT = re.compile(r"(<!-- run -->\n```console\n\$ tgems-edge ([^\n]*)\n).*?(```)", re.DOTALL)
 
 
 def fill(text: str) -> str:
-    """The README with every slot holding the text and table of its report."""
-    return SLOT.sub(lambda slot: slot[1] + _body(ROOT / slot[2]) + slot[3], text)
+    """The README with every report and transcript as the commands print them now."""
+    text = REPORT.sub(lambda slot: slot[1] + _body(ROOT / slot[2]) + slot[3], text)
+    return TRANSCRIPT.sub(lambda slot: slot[1] + _run(slot[2]) + slot[3], text)
 
 
 def _body(report: Path) -> str:
     """A report without its title and its machine."""
     parts = report.read_text(encoding="utf-8").strip().split("\n\n")
     return "\n" + "\n\n".join(parts[1:-1]) + "\n\n"
+
+
+def _run(arguments: str) -> str:
+    command = [sys.executable, "-m", "tgems_edge", *shlex.split(arguments)]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file, save_file
 
 from tgems_edge.errors import EncoderError
@@ -71,6 +72,16 @@ def test_a_local_checkpoint_is_loaded(encoder, plain, tmp_path, suffix):
     loaded = load_encoder(plain, str(path))
     assert loaded.id.sha256 == encoder.id.sha256
     assert loaded.id.pretrained == str(path)
+
+
+def test_weights_that_were_trained_with_quick_gelu_run_with_it(encoder, tiny, tmp_path, monkeypatch):
+    """As those of OpenAI do, which open_clip loads into plain GELU with no more than a warning."""
+    name, path = tiny("tiny-tagged"), str(tmp_path / "weights.pt")
+    torch.save(encoder.clip.state_dict(), path)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {"quick": {"url": "x", "quick_gelu": True}})
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: path)
+    loaded = load_encoder(name, "quick")
+    assert {type(block.mlp.gelu) for block in loaded.tower.transformer.resblocks} == {QuickGELU}
 
 
 @pytest.mark.parametrize(

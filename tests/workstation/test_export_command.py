@@ -7,6 +7,7 @@ from dataclasses import replace
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from tgems_edge import load
 from tgems_edge.card import Card, EncoderId, sealed_digest
@@ -119,20 +120,21 @@ def test_with_a_fixed_date_an_export_repeats_to_the_byte(export, tmp_path, monke
 
 @pytest.fixture
 def measured(figures, tmp_path, make_folder):
-    """Six of the figures in another folder, and one that cannot be read."""
+    """Six of the figures in another folder, and two pictures that cannot be used."""
     root = tmp_path / "measured"
     for name in TRAINED:
         (root / name).mkdir(parents=True)
         for path in sorted((figures / name).iterdir())[:2]:
             shutil.copy(path, root / name)
     (root / "red_circle" / "broken.jpg").write_text("no picture")
+    Image.new("RGB", (200_000, 1)).save(root / "red_circle" / "thin.png")
     return root
 
 
 def test_data_is_compared_and_measured_and_the_report_is_json(export, measured, tmp_path):
     result = export("--data", measured, "--json")
     assert result.exit_code == 0
-    assert "left out" in result.stderr and "broken.jpg" in result.stderr
+    assert all(name in result.stderr for name in ("left out", "broken.jpg", "thin.png"))
     report = json.loads(result.stdout)
     card = load(tmp_path / "model.onnx").card
     assert report == {

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tgems_edge.errors import DataError
 from tgems_edge.images import decode, to_pixels
@@ -130,6 +131,13 @@ def test_unreadable_pictures_are_named_once_and_counted_every_time(encoder, pict
 
     compute_features(encoder, folder, Reporter(quiet=True))
     assert capsys.readouterr().err.splitlines() == [total]
+
+
+def test_a_picture_too_thin_to_resize_is_left_out_by_name(encoder, pictures, capsys):
+    Image.new("RGB", (200_000, 1)).save(pictures / "a" / "thin.png")
+    found = compute_features(encoder, read_labelled(pictures), Reporter(quiet=True))
+    assert len(found.indices) == 10
+    assert str(pictures / "a" / "thin.png") in capsys.readouterr().err
 
 
 def test_a_folder_without_a_readable_picture_is_refused(encoder, pictures, reporter):
