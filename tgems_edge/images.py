@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tgems_edge.errors import ImageError
 
-__all__ = ["Picture", "Preprocessing", "decode", "find_pictures", "to_pixels", "to_rgb"]
+__all__ = ["Picture", "Preprocessing", "decode", "find_pictures", "read_pixels", "to_pixels", "to_rgb"]
 
 Picture = str | Path | bytes | NDArray[Any] | Image.Image
 
@@ -175,6 +175,16 @@ def to_pixels(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.
     if (height, width) != (picture.height, picture.width):
         picture = picture.resize((width, height), _RESAMPLING[_interpolation(preprocessing)])
     return np.asarray(_crop_or_pad(picture, preprocessing))
+
+
+def read_pixels(picture: Picture, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """`decode` and `to_pixels` in one; an ImageError names the file."""
+    try:
+        return to_pixels(decode(picture), preprocessing)
+    except ImageError as error:
+        if isinstance(picture, str | Path) and str(picture) not in str(error):
+            raise ImageError(f"{picture}: {error}") from None
+        raise
 
 
 def _resized_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge.card import Card
-from tgems_edge.errors import ImageError
-from tgems_edge.images import Picture, decode, to_pixels
+from tgems_edge.images import Picture, read_pixels
 from tgems_edge.rates import top_k
 from tgems_edge.session import INPUT, open_session, read_card
 
@@ -124,12 +123,7 @@ class Classifier:
 
     def preprocess(self, picture: Picture) -> NDArray[np.uint8]:
         """Decodes, resizes and crops: uint8 (H, W, 3) of the model's size."""
-        try:
-            return to_pixels(decode(picture), self.card.preprocessing)
-        except ImageError as error:
-            if isinstance(picture, str | Path) and str(picture) not in str(error):
-                raise ImageError(f"{picture}: {error}") from None
-            raise
+        return read_pixels(picture, self.card.preprocessing)
 
     def run(
         self, pixels: NDArray[np.uint8]

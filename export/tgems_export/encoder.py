@@ -173,6 +173,7 @@ def load_encoder(
             source,
             pretrained=None if pretrained == RANDOM else pretrained,
             load_weights=pretrained != RANDOM,
+            force_quick_gelu=_trained_with_quick_gelu(name, pretrained),
             require_pretrained=pretrained != RANDOM,
         )
         tokenize = open_clip.get_tokenizer(source)
@@ -194,7 +195,7 @@ def load_encoder(
 def _check_source(source: str, name: str, pretrained: str | None, is_folder: bool) -> None:
     if is_folder:
         if not Path(source.removeprefix(LOCAL_DIR)).is_dir():
-            raise EncoderError(f"{name}: no such folder")
+            raise EncoderError(f"{name}: no such folder; give --encoder local-dir:PATH")
         if pretrained not in (None, RANDOM):
             raise EncoderError(f"{name}: a folder brings its own weights; leave --pretrained out")
         return
@@ -208,6 +209,11 @@ def _check_source(source: str, name: str, pretrained: str | None, is_folder: boo
         raise EncoderError(f"{name}: give --pretrained, a checkpoint file, random, or one of {_some(tags)}")
     if pretrained != RANDOM and pretrained not in tags and not Path(pretrained).is_file():
         raise EncoderError(f"{name}: --pretrained {pretrained} is no file, nor one of {_some(tags)}")
+
+
+def _trained_with_quick_gelu(name: str, pretrained: str | None) -> bool:
+    """open_clip only warns when an architecture's activation is not the one its weights were trained with."""
+    return bool(open_clip.get_pretrained_cfg(name, pretrained or "").get("quick_gelu", False))
 
 
 def _some(tags: Sequence[str]) -> str:

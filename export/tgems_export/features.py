@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tgems_edge.errors import DataError, ImageError
-from tgems_edge.images import decode, to_pixels
+from tgems_edge.images import read_pixels
 from tgems_export.data import ImageFolder
 from tgems_export.encoder import Encoder, Pool
 from tgems_export.files import write_atomically
@@ -107,7 +107,7 @@ def _compute_chunk(
 ) -> None:
     def read(index: int) -> NDArray[np.uint8] | ImageError:
         try:
-            return to_pixels(decode(folder.path(index)), encoder.preprocessing)
+            return read_pixels(folder.path(index), encoder.preprocessing)
         except ImageError as error:
             return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from tgems_edge.card import Accuracy, Card, Parity, Sample, noise_pixels, seal, sealed_digest
 from tgems_edge.errors import DataError, HeadError, ImageError, InputError, ParityError
-from tgems_edge.images import Preprocessing, decode, to_pixels
+from tgems_edge.images import Preprocessing, decode, read_pixels, to_pixels
 from tgems_edge.model import Classifier
 from tgems_edge.session import INPUT, open_session
 from tgems_export.data import ImageFolder, read_labelled
@@ -127,7 +128,7 @@ def freeze(
     accuracy = None
     if folder:
         step = -(-len(folder.names) // COMPARED_PICTURES)
-        given = [picture for _, picture in _pictures(folder, step) if isinstance(picture, Image.Image)]
+        given = list(_readable(folder, encoder.preprocessing, step))
         if not given:
             raise DataError(f"{data}: none of its pictures can be read")
         parity = _worse(parity, compare(*what, given, "of --data"))
@@ -167,6 +168,8 @@ def _any_head(folder: Path) -> Path:
 def _check_output(output: Path, overwrite: bool) -> None:
     if output.is_dir():
         raise InputError(f"{output}: a folder; give --output a file name, such as {output / 'model.onnx'}")
+    if output.parent.exists() and not output.parent.is_dir():
+        raise InputError(f"{output}: {output.parent} is a file, not a folder; give another --output")
     if output.exists() and not overwrite:
         raise InputError(f"{output}: exists already; give --overwrite or another --output")
 
@@ -194,13 +197,13 @@ def _worse(one: Parity, other: Parity) -> Parity:
     )
 
 
-def _pictures(folder: ImageFolder, step: int = 1) -> Iterator[tuple[str, Image.Image | ImageError]]:
-    """Every `step`th picture of a folder with the name of its class."""
+def _readable(folder: ImageFolder, preprocessing: Preprocessing, step: int) -> Iterator[Image.Image]:
+    """Every `step`th picture of a folder, if it can be read; `_measure` names those that cannot."""
     for index in range(0, len(folder.names), step):
-        try:
-            yield folder.classes[folder.labels[index]], decode(folder.path(index))
-        except ImageError as error:
-            yield "", error
+        with contextlib.suppress(ImageError):
+            picture = decode(folder.path(index))
+            to_pixels(picture, preprocessing)
+            yield picture
 
 
 def _measure(
@@ -209,14 +212,15 @@ def _measure(
     """Top-1 accuracy of the graph itself on all pictures of a folder that can be read."""
     right = measured = 0
     with reporter.task("measuring accuracy", len(folder.names), unit="pictures") as task:
-        for name, picture in _pictures(folder):
+        for index, label in enumerate(folder.labels):
             task.advance(1)
-            if isinstance(picture, ImageError):
-                reporter.warn(f"left out: {picture}")
+            try:
+                pixels = read_pixels(folder.path(index), exit_.encoder.preprocessing)
+            except ImageError as error:
+                reporter.warn(f"left out: {error}")
                 continue
-            pixels = to_pixels(picture, exit_.encoder.preprocessing)
             answer = session.run(["label"], {INPUT: pixels[None]})[0][0]
-            right += exit_.classes[answer] == name
+            right += exit_.classes[answer] == folder.classes[label]
             measured += 1
     return Accuracy(right / measured, measured, folder.sha256)
 
@@ -266,7 +270,10 @@ def _serialise(model: onnx.ModelProto, card: Card) -> bytes:
 def _today() -> str:
     """ISO date, from SOURCE_DATE_EPOCH where a build has to be reproducible."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    now = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    try:
+        now = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        raise InputError(f"SOURCE_DATE_EPOCH is {epoch!r}; set it to seconds since 1970") from None
     return now.date().isoformat()
 
 

@@ -82,6 +82,8 @@ def train_heads(
     """
     if plan.settings.k > encoder.width:
         raise DataError(f"--k {plan.settings.k}: at most {encoder.width}, the width of {encoder.id.name}")
+    if out.exists() and not out.is_dir():
+        raise HeadError(f"{out}: a file, not a folder; give another --out")
     cards = [_card_before_training(encoder, folder, plan, layer) for layer in plan.layers]
     files = [head_file(out, layer) for layer in plan.layers]
     missing = [i for i, card in enumerate(cards) if not _is_trained(files[i], card, overwrite)]
@@ -148,6 +150,9 @@ def _prepare(encoder: Encoder, folder: ImageFolder, plan: Plan, reporter: Report
         targets = (encoder.logit_scale * features.embeddings() @ text.T).softmax(1)
     else:
         labels = torch.from_numpy(folder.labels[features.indices])
+        for label, name in enumerate(plan.classes):
+            if not (labels == label).any():
+                raise DataError(f"{folder.root}: no picture of class {name!r} can be read; add some")
         targets = torch.nn.functional.one_hot(labels, len(plan.classes)).float()
     train, validation = split(targets.argmax(1).numpy(), VALIDATION_SHARE, plan.settings.seed)
     if len(train) < 2 or len(validation) < 1:

@@ -21,7 +21,7 @@ from tgems_export.head import SIGMA_FLOOR
 
 __all__ = ["Health", "effective_rank", "examine"]
 
-FLOOR_SHARE = 0.5  # of all sigmas
+FLOOR_SHARE = 0.1  # of all sigmas; a healthy head has none there
 SEPARATION = 0.1  # spread of the class means, in units of sigma
 RANK_SHARE = 0.05  # of K; few classes or pictures limit the rank too, and that is no fault
 RANK_SLACK = 0.75  # an entropy falls a little short of a whole number
@@ -56,8 +56,8 @@ class Health:
         if self.separation < SEPARATION or self.accuracy <= self.guessing:
             found.append(
                 f"accuracy {self.accuracy:.0%} on {self.pictures} held-out pictures cannot be told from "
-                f"guessing, class means lie {self.separation:.2f} sigma apart: nothing told the classes "
-                "apart; check the labels, give more pictures, or use a later layer"
+                f"guessing, and the class means lie {self.separation:.2f} sigma apart; check the labels, "
+                "give more pictures, or use a later layer"
             )
         if self.rank < RANK_SLACK * min(max(2, RANK_SHARE * self.k), self.classes - 1, self.pictures - 1):
             found.append(

@@ -48,7 +48,7 @@ def compare(
         of: what they are, in words.
 
     Raises:
-        ParityError: a rate or a label differs by more than rounding.
+        ParityError: a rate differs by more than rounding.
     """
     ours, reference = [], []
     remaining = iter(pictures)
@@ -61,9 +61,10 @@ def compare(
 
 
 def check_rates(ours: np.ndarray, reference: np.ndarray, of: str) -> Parity:
-    """Compares rates, both (B, C): |dR| <= 1e-4 max(1, |R|), and equal labels but for near-ties.
+    """Compares rates, both (B, C): |dR| <= 1e-4 max(1, |R|).
 
-    A near-tie is a picture whose two best rates differ by no more than twice its |dR|.
+    Then labels are equal wherever the two best rates differ by more than 2 |dR|: to change places, each
+    would have to move by half their distance. Near-ties that do flip lower `label_agreement`.
 
     Raises:
         ParityError: otherwise, and for anything that is not a number.
@@ -76,17 +77,9 @@ def check_rates(ours: np.ndarray, reference: np.ndarray, of: str) -> Parity:
             f"the graph differs from PyTorch by {difference[worst].max():.2g} in a class-rate on picture "
             f"{worst + 1} of {len(ours)} ({of}; allowed {TOLERANCE:g}); nothing was written"
         )
-    best_two = np.sort(reference, 1)[:, :2]
-    clear = best_two[:, 1] - best_two[:, 0] > 2 * difference.max(1)
-    agree = ours.argmin(1) == reference.argmin(1)
-    if not np.all(agree | ~clear):
-        raise ParityError(
-            f"the graph and PyTorch disagree on the label of {np.sum(~agree & clear)} of {len(ours)} "
-            f"pictures ({of}); nothing was written"
-        )
     return Parity(
         pictures=len(ours),
         of=of,
         largest_rate_difference=float(difference.max()),
-        label_agreement=float(agree.mean()),
+        label_agreement=float(np.mean(ours.argmin(1) == reference.argmin(1))),
     )

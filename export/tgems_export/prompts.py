@@ -126,7 +126,9 @@ def class_embeddings(prompt_embeddings: Tensor) -> Tensor:
 def _check_length(encoder: Encoder, prompts: Sequence[str], classes: Sequence[str], per_class: int) -> None:
     """Tokenises with twice the room: what spills over would have been cut off, name and all."""
     length = encoder.context_length
-    spilled = (encoder.tokenize(list(prompts), context_length=2 * length)[:, length:] != 0).any(1)
+    tokens = encoder.tokenize([*prompts, ""], context_length=2 * length)
+    padding = tokens[-1, -1]
+    spilled = (tokens[:-1, length:] != padding).any(1)
     if spilled.any():
         index = int(spilled.nonzero()[0])
         raise DataError(
