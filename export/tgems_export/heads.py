@@ -86,13 +86,16 @@ def train_heads(
         raise HeadError(f"{out}: a file, not a folder; give another --out")
     cards = [_card_before_training(encoder, folder, plan, layer) for layer in plan.layers]
     files = [head_file(out, layer) for layer in plan.layers]
-    missing = [i for i, card in enumerate(cards) if not _is_trained(files[i], card, overwrite)]
-    if missing:
+    pending = []
+    for path, card in zip(files, cards, strict=True):
+        if _is_trained(path, card, overwrite):
+            reporter.say(f"{path}: trained already, kept")
+        else:
+            pending.append((path, card))
+    if pending:
         material = _prepare(encoder, folder, plan, reporter)
-        for i in missing:
-            _train_layer(material, cards[i], plan, files[i], reporter)
-    for i in sorted(set(range(len(cards))) - set(missing)):
-        reporter.say(f"{files[i]}: trained already, kept")
+        for path, card in pending:
+            _train_layer(material, card, plan, path, reporter)
     return files
 
 
