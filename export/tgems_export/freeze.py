@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from tgems_edge.card import Accuracy, Card, Parity, Sample, noise_pixels, seal, sealed_digest
@@ -127,12 +125,10 @@ def freeze(
     parity = compare(*what, draw_many(DRAWN_PICTURES), "drawn from a seed, all aspect ratios")
     accuracy = None
     if folder:
-        step = -(-len(folder.names) // COMPARED_PICTURES)
-        given = list(_readable(folder, encoder.preprocessing, step))
-        if not given:
-            raise DataError(f"{data}: none of its pictures can be read")
+        accuracy, readable = _measure(session, exit_, folder, reporter)
+        step = -(-len(readable) // COMPARED_PICTURES)
+        given = (decode(folder.path(index)) for index in readable[::step])  # one batch in memory at a time
         parity = _worse(parity, compare(*what, given, "of --data"))
-        accuracy = _measure(session, exit_, folder, reporter)
     card = Card(
         classes=exit_.classes,
         classes_not_trained=tuple(name for name in exit_.classes if name not in exit_.card.classes),
@@ -153,9 +149,9 @@ def freeze(
         licence={"code": "Apache-2.0", "weights": encoder.licence},
     )
     sealed = seal(_serialise(model, card))
-    _check_sealed(sealed)
+    sealed_card = _check_sealed(sealed)
     write_atomically(output, sealed)
-    return Frozen(output, Classifier(output).card, len(sealed))
+    return Frozen(output, sealed_card, len(sealed))
 
 
 def _any_head(folder: Path) -> Path:
@@ -197,20 +193,11 @@ def _worse(one: Parity, other: Parity) -> Parity:
     )
 
 
-def _readable(folder: ImageFolder, preprocessing: Preprocessing, step: int) -> Iterator[Image.Image]:
-    """Every `step`th picture of a folder, if it can be read; `_measure` names those that cannot."""
-    for index in range(0, len(folder.names), step):
-        with contextlib.suppress(ImageError):
-            picture = decode(folder.path(index))
-            to_pixels(picture, preprocessing)
-            yield picture
-
-
 def _measure(
     session: onnxruntime.InferenceSession, exit_: Exit, folder: ImageFolder, reporter: Reporter
-) -> Accuracy:
-    """Top-1 accuracy of the graph itself on all pictures of a folder that can be read."""
-    right = measured = 0
+) -> tuple[Accuracy, list[int]]:
+    """Top-1 accuracy of the graph itself, and the indices of the pictures that could be read."""
+    right, readable = 0, []
     with reporter.task("measuring accuracy", len(folder.names), unit="pictures") as task:
         for index, label in enumerate(folder.labels):
             task.advance(1)
@@ -221,8 +208,10 @@ def _measure(
                 continue
             answer = session.run(["label"], {INPUT: pixels[None]})[0][0]
             right += exit_.classes[answer] == folder.classes[label]
-            measured += 1
-    return Accuracy(right / measured, measured, folder.sha256)
+            readable.append(index)
+    if not readable:
+        raise DataError(f"{folder.root}: none of its pictures can be read")
+    return Accuracy(right / len(readable), len(readable), folder.sha256), readable
 
 
 def _samples(session: onnxruntime.InferenceSession, preprocessing: Preprocessing) -> tuple[Sample, ...]:
@@ -277,8 +266,8 @@ def _today() -> str:
     return now.date().isoformat()
 
 
-def _check_sealed(sealed: bytes) -> None:
-    """The file as the device will see it: its digest holds, and it answers its own samples."""
+def _check_sealed(sealed: bytes) -> Card:
+    """The card as the device will read it, once the digest holds and the file answers its own samples."""
     classifier = Classifier(sealed)
     card = classifier.card
     if sealed_digest(sealed, card) != card.file_sha256:
@@ -287,3 +276,4 @@ def _check_sealed(sealed: bytes) -> None:
         if sample.kind == "noise":
             rates, _, _ = classifier.run(noise_pixels(sample.content, card.preprocessing.size)[None])
             check_rates(rates, np.array([sample.rates]), "of the card")
+    return card
