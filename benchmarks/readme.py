@@ -1,4 +1,4 @@
-"""Copies what commands printed into the README, so that nobody types a number.
+"""Copies what commands printed into the README and the demo's card, so that nobody types a number.
 
     python benchmarks/readme.py
 
@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "export" / "tgems_export" / "demo" / "README.md")
 REPORT = re.compile(r"(<!-- (benchmarks/results/\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
 TRANSCRIPT = re.compile(r"(<!-- run -->\n```console\n\$ tgems-edge ([^\n]*)\n).*?(```)", re.DOTALL)
 
 
 def fill(text: str) -> str:
-    """The README with every report and transcript as the commands print them now."""
+    """A page with every report and transcript as the commands print them now."""
     text = REPORT.sub(lambda slot: slot[1] + _body(ROOT / slot[2]) + slot[3], text)
     return TRANSCRIPT.sub(lambda slot: slot[1] + _run(slot[2]) + slot[3], text)
 
@@ -38,4 +38,5 @@ def _run(arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(fill(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -33,9 +33,11 @@ from tgems_export.pictures import draw, draw_many, to_jpeg
 from tgems_export.progress import Reporter
 from tgems_export.prompts import class_embeddings, encode_prompts
 
-__all__ = ["DEMO_HEADS", "Exit", "Frozen", "freeze", "load_exit"]
+__all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "Frozen", "freeze", "load_exit"]
 
-DEMO_HEADS = Path(__file__).parent / "demo" / "heads"
+DEMO_HEADS = Path(__file__).parent / "demo" / "heads"  # for the ten names of CIFAR-10
+DEMO_HEADS_190 = Path(__file__).parent / "demo" / "heads-190"  # and for the 180 of Tiny-ImageNet as well
+NAMED_HEADS = {Path("demo"): DEMO_HEADS, Path("demo-190"): DEMO_HEADS_190}
 DRAWN_PICTURES = 64
 COMPARED_PICTURES = 1000  # at most, of --data: PyTorch runs over them too
 NOISE_SAMPLES = ("tgems-edge 1", "tgems-edge 2")
@@ -69,7 +71,7 @@ def load_exit(
 
     Args:
         layer: block, counted from 1.
-        head: a head file or a folder of them; default the demo heads.
+        head: a head file or a folder of them, `demo` or `demo-190`; default the demo heads.
         encoder: a CLIP by name; default the one the head was trained on.
         pretrained: its weights; default those the head was trained on.
         classes: names for the tables; default those the head was trained on.
@@ -81,7 +83,7 @@ def load_exit(
     """
     if head is None and encoder not in (None, DEMO):
         raise HeadError(f"--encoder {encoder}: give --head; `tgems-edge train --encoder {encoder}` makes one")
-    folder = head or DEMO_HEADS
+    folder = NAMED_HEADS.get(head, head) if head else DEMO_HEADS
     if encoder is None:
         found = load_head_card(_any_head(folder) if folder.is_dir() else folder)
         encoder, pretrained = found.encoder.name, pretrained or found.encoder.pretrained

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from tgems_edge import __version__
 from tgems_edge.errors import MissingDependency, TgemsError
 
-__all__ = ["app", "main", "report_error"]
+__all__ = ["OneLineErrors", "app", "main", "report_error"]
 
 DEVICE_COMMANDS = {"classify": "tgems_edge.cli.classify"}
 ENTRY_POINTS = "tgems_edge.commands"
@@ -29,21 +29,11 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 
-class _LazyCommands(TyperGroup):
-    """A group whose commands are imported on demand, and whose errors are one line each."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*_workstation_commands(), *DEVICE_COMMANDS]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        module = DEVICE_COMMANDS.get(cmd_name) or _workstation_commands().get(cmd_name)
-        if module is None:
-            return None
-        command = typer.main.get_command(import_module(module).app)
-        command.name = cmd_name
-        return command
+class OneLineErrors(TyperGroup):
+    """A group of commands whose errors are one line each, with their exit codes."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Runs a command; what it raises on purpose ends the process with one line."""
         try:
             return super().invoke(ctx)
         except TgemsError as error:
@@ -57,6 +47,21 @@ class _LazyCommands(TyperGroup):
         except OSError as error:
             where = "" if error.filename is None else f"{error.filename}: "
             _fail(f"{where}{error.strerror or error}", BAD_INPUT)
+
+
+class _LazyCommands(OneLineErrors):
+    """A group whose commands are imported on demand."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*_workstation_commands(), *DEVICE_COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        module = DEVICE_COMMANDS.get(cmd_name) or _workstation_commands().get(cmd_name)
+        if module is None:
+            return None
+        command = typer.main.get_command(import_module(module).app)
+        command.name = cmd_name
+        return command
 
 
 def _workstation_commands() -> dict[str, str]:

@@ -20,7 +20,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def export(
     layer: Annotated[int, typer.Option(help="Block to exit at.")] = 5,
     head: Annotated[
-        Path | None, typer.Option(metavar="FILE|DIR", help="From `train`. Default: the demo heads.")
+        Path | None,
+        typer.Option(metavar="FILE|DIR|NAME", help="From `train`, or demo (the default), or demo-190."),
     ] = None,
     classes: Annotated[
         Path | None,
