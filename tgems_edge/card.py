@@ -25,6 +25,7 @@ __all__ = [
     "Card",
     "EncoderId",
     "Parity",
+    "Resizing",
     "Sample",
     "noise_pixels",
     "seal",
@@ -56,6 +57,16 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Resizing:
+    """How resizing inside the graph compared with Pillow's; only present where the graph resizes."""
+
+    pictures: int
+    pixels_within_1: float  # share of pixels that differ by one grey level at most
+    largest_difference: int  # grey levels
+    label_agreement: float  # share of labels equal to those after Pillow
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Measured on labelled images with this file; only present when such images were given."""
 
@@ -75,7 +86,7 @@ class Sample:
     kind: Literal["noise", "jpeg"]
     content: str  # noise: the seed; jpeg: the file in base64
     decoded_sha256: str  # of the uint8 RGB array after decoding; for noise the same as the next
-    pixels_sha256: str  # of the uint8 (H, W, 3) array that goes into the graph
+    pixels_sha256: str  # of the uint8 array that goes into the graph, resized or not
     rates: tuple[float, ...]  # (C,)
 
 
@@ -90,12 +101,14 @@ class Card:
     k: int  # K, the width of the Jumper's output
     pool: Literal["cls", "mean"]  # which token the Jumper reads
     encoder: EncoderId
+    input: Literal["pixels", "image"]  # resized by the caller, or any picture, resized inside the graph
     preprocessing: Preprocessing
     temperature: float | None  # T of the posterior; None without calibration, and then T = 1
     conformal: dict[str, float] | None  # quantile of each coverage
     precision: Literal["fp32", "fp16", "int8"]
     opset: int
     parity: Parity
+    resizing: Resizing | None
     accuracy: Accuracy | None
     samples: tuple[Sample, ...]
     versions: dict[str, str]
@@ -132,6 +145,9 @@ class Card:
         _require(self.k >= 1 and self.layer >= 1, "a layer or a K below 1")
         _require(min(self.preprocessing.size) >= 1, "an empty input size")
         _require(self.temperature is None or self.temperature > 0, "a temperature that is not positive")
+        _require(
+            (self.input == "image") == (self.resizing is not None), "a resizing its input does not imply"
+        )
         _require(all(len(s.rates) == expected for s in self.samples), "samples of another class count")
 
     def metadata(self, date: str) -> dict[str, str]:

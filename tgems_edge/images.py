@@ -21,7 +21,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tgems_edge.errors import ImageError
 
-__all__ = ["Picture", "Preprocessing", "decode", "find_pictures", "read_pixels", "to_pixels", "to_rgb"]
+__all__ = [
+    "Picture",
+    "Preprocessing",
+    "decode",
+    "find_pictures",
+    "read_pixels",
+    "resampling",
+    "to_pixels",
+    "to_rgb",
+]
 
 Picture = str | Path | bytes | NDArray[Any] | Image.Image
 
@@ -166,29 +175,49 @@ def to_pixels(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.
     Returns:
         uint8 (H, W, 3) of the model's size, not yet scaled or normalised: that is in the graph.
     """
-    height, width = _resized_size(picture.height, picture.width, preprocessing)
-    if height * width > _MAX_PIXELS:
-        raise ImageError(
-            f"a picture of {picture.width}x{picture.height} is too long and thin to be resized to "
-            f"{width}x{height}; crop it first"
-        )
+    height, width = resized_size(picture, preprocessing)
     if (height, width) != (picture.height, picture.width):
-        picture = picture.resize((width, height), _RESAMPLING[_interpolation(preprocessing)])
+        picture = picture.resize((width, height), _RESAMPLING[resampling(preprocessing)])
     return np.asarray(_crop_or_pad(picture, preprocessing))
 
 
-def read_pixels(picture: Picture, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """`decode` and `to_pixels` in one; an ImageError names the file."""
+def read_pixels(picture: Picture, preprocessing: Preprocessing, *, resize: bool = True) -> NDArray[np.uint8]:
+    """`decode` and `to_pixels` in one; an ImageError names the file.
+
+    Args:
+        picture: see `decode`.
+        preprocessing: of the encoder.
+        resize: False leaves resizing and cropping to the graph, and only refuses what it could not do.
+    """
     try:
-        return to_pixels(decode(picture), preprocessing)
+        decoded = decode(picture)
+        if resize:
+            return to_pixels(decoded, preprocessing)
+        resized_size(decoded, preprocessing)
+        return np.asarray(decoded)
     except ImageError as error:
         if isinstance(picture, str | Path) and str(picture) not in str(error):
             raise ImageError(f"{picture}: {error}") from None
         raise
 
 
+def resized_size(picture: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:
+    """(H, W) of a picture before cropping.
+
+    Raises:
+        ImageError: so long and thin a picture that resizing would fill the memory.
+    """
+    height, width = _resized_size(picture.height, picture.width, preprocessing)
+    if height * width > _MAX_PIXELS:
+        raise ImageError(
+            f"a picture of {picture.width}x{picture.height} is too long and thin to be resized to "
+            f"{width}x{height}; crop it first"
+        )
+    return height, width
+
+
 def _resized_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """(H, W) before cropping; the roundings are those of torchvision and open_clip."""
+    """The roundings are those of torchvision and open_clip."""
     target_height, target_width = preprocessing.size
     if preprocessing.resize_mode == "squash":
         return target_height, target_width
@@ -201,7 +230,7 @@ def _resized_size(height: int, width: int, preprocessing: Preprocessing) -> tupl
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _interpolation(preprocessing: Preprocessing) -> str:
+def resampling(preprocessing: Preprocessing) -> Literal["bicubic", "bilinear"]:
     """open_clip resizes the shortest edge to a size that is not square bicubically, whatever it is told."""
     if preprocessing.resize_mode == "shortest" and preprocessing.size[0] != preprocessing.size[1]:
         return "bicubic"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tgems_edge.card import Card
 from tgems_edge.images import Picture, read_pixels
 from tgems_edge.rates import top_k
-from tgems_edge.session import INPUT, open_session, read_card
+from tgems_edge.session import IMAGE, INPUT, open_session, read_card
 
 __all__ = ["Classifier", "Result", "Speed", "built_in_model", "default_model", "load"]
 
@@ -104,9 +104,9 @@ class Classifier:
         if not pictures:
             return []
         start = perf_counter()
-        pixels = np.stack([self.preprocess(picture) for picture in pictures])
+        inputs = [self.preprocess(picture) for picture in pictures]
         preprocessed = perf_counter()
-        rates, probabilities, exit_layers = self.run(pixels)
+        rates, probabilities, exit_layers = self.run(inputs)
         inferred = perf_counter()
         order = top_k(rates, len(self.names))
         share = 1000 / len(pictures)
@@ -122,15 +122,26 @@ class Classifier:
         ]
 
     def preprocess(self, picture: Picture) -> NDArray[np.uint8]:
-        """Decodes, resizes and crops: uint8 (H, W, 3) of the model's size."""
-        return read_pixels(picture, self.card.preprocessing)
+        """What the graph takes of a picture: uint8 (H, W, 3), resized unless the graph does that itself."""
+        return read_pixels(picture, self.card.preprocessing, resize=self.card.input == INPUT)
 
     def run(
-        self, pixels: NDArray[np.uint8]
+        self, inputs: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """The graph itself: uint8 (B, H, W, 3) to rates (B, C), probabilities (B, C), exit layers (B,)."""
+        """The graph itself.
+
+        Args:
+            inputs: B pictures as `preprocess` gives them.
+
+        Returns:
+            rates (B, C), probabilities (B, C), exit layers (B,).
+        """
         wanted = ["rates", "probabilities", "exit_layer"]
-        rates, probabilities, exit_layers = self._session.run(wanted, {INPUT: pixels})
+        if self.card.input == INPUT:
+            rates, probabilities, exit_layers = self._session.run(wanted, {INPUT: np.stack(list(inputs))})
+            return rates, probabilities, exit_layers
+        runs = [self._session.run(wanted, {IMAGE: picture}) for picture in inputs]
+        rates, probabilities, exit_layers = map(np.concatenate, zip(*runs, strict=True))
         return rates, probabilities, exit_layers
 
 

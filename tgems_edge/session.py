@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_session", "read_card"]
 
-INPUT = "pixels"
+INPUT = "pixels"  # resized and cropped, (B, H, W, 3)
+IMAGE = "image"  # whole, (H, W, 3) of any size
 MOST_THREADS = 1024
 OUTPUTS = ["rates", "probabilities", "label", "exit_layer"]
 
@@ -88,9 +89,9 @@ def read_card(session: onnxruntime.InferenceSession, name: str) -> Card:
         card = Card.from_json(text)
     except ModelFileError as error:
         raise ModelFileError(f"{name}: {error}") from None
-    classes = [len(card.classes)]
+    classes: list[int | str] = [len(card.classes)]
     implied = dict(zip(OUTPUTS, (classes, classes, [], []), strict=True))
-    implied[INPUT] = [*card.preprocessing.size, 3]
+    implied[card.input] = [*card.preprocessing.size, 3] if card.input == INPUT else ["W", 3]
     tensors = [*session.get_inputs(), *session.get_outputs()]
     if {tensor.name: tensor.shape[1:] for tensor in tensors} != implied:
         raise ModelFileError(

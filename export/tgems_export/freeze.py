@@ -19,9 +19,9 @@ from torch import Tensor
 
 from tgems_edge.card import Accuracy, Card, Parity, Sample, noise_pixels, seal, sealed_digest
 from tgems_edge.errors import DataError, HeadError, ImageError, InputError, ParityError
-from tgems_edge.images import Preprocessing, decode, read_pixels, to_pixels
+from tgems_edge.images import Picture, Preprocessing, decode, read_pixels
 from tgems_edge.model import Classifier
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.session import IMAGE, INPUT, open_session
 from tgems_export.data import ImageFolder, read_labelled
 from tgems_export.encoder import DEMO, Encoder, load_encoder
 from tgems_export.files import write_atomically
@@ -32,6 +32,7 @@ from tgems_export.parity import check_rates, compare
 from tgems_export.pictures import draw, draw_many, to_jpeg
 from tgems_export.progress import Reporter
 from tgems_export.prompts import class_embeddings, encode_prompts
+from tgems_export.resizing import compare_resizing, with_resizing
 
 __all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "Frozen", "freeze", "load_exit"]
 
@@ -53,6 +54,23 @@ class Exit:
     card: HeadCard
     classes: tuple[str, ...]
     text: Tensor  # (C, E)
+
+
+@dataclass(frozen=True)
+class _FinalGraph:
+    """The graph as it will be written, and what it takes."""
+
+    session: onnxruntime.InferenceSession
+    input: Literal["pixels", "image"]
+    preprocessing: Preprocessing
+
+    def read(self, picture: Picture) -> NDArray[np.uint8]:
+        """What goes into the graph of a picture, uint8 (H, W, 3)."""
+        return read_pixels(picture, self.preprocessing, resize=self.input == INPUT)
+
+    def rates(self, taken: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class-rates (C,) of what `read` gave."""
+        return self.session.run(["rates"], {self.input: taken[None] if self.input == INPUT else taken})[0][0]
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,14 @@ def load_exit(
 
 
 def freeze(
-    exit_: Exit, output: Path, reporter: Reporter, *, data: Path | None, opset: int, overwrite: bool
+    exit_: Exit,
+    output: Path,
+    reporter: Reporter,
+    *,
+    data: Path | None,
+    opset: int,
+    overwrite: bool,
+    input_: Literal["pixels", "image"] = "pixels",
 ) -> Frozen:
     """Writes the model file, if the graph computes what PyTorch computes.
 
@@ -109,9 +134,10 @@ def freeze(
         data: labelled pictures, to compare and to measure accuracy on.
         opset: of ONNX.
         overwrite: replace an existing file.
+        input_: resized pixels, or whole pictures that the graph resizes itself.
 
     Raises:
-        ParityError: the graph differs from PyTorch; nothing was written.
+        ParityError: the graph differs from PyTorch, or its resizing from Pillow; nothing was written.
         InputError: the file exists, or the graph cannot be written as asked.
         DataError: pictures that cannot be used.
     """
@@ -125,9 +151,15 @@ def freeze(
     reporter.say("comparing it with PyTorch")
     what = (session, encoder, layer, pool, exit_.head, exit_.text)
     parity = compare(*what, draw_many(DRAWN_PICTURES), "drawn from a seed, all aspect ratios")
+    resizing = None
+    if input_ == IMAGE:
+        reporter.say("comparing its resizing with Pillow's")
+        model = with_resizing(model, encoder.preprocessing, opset)
+        resizing = compare_resizing(model, encoder.preprocessing, session, draw_many(DRAWN_PICTURES))
+    final = _FinalGraph(open_session(model.SerializeToString()), input_, encoder.preprocessing)
     accuracy = None
     if folder:
-        accuracy, readable = _measure(session, exit_, folder, reporter)
+        accuracy, readable = _measure(final, exit_, folder, reporter)
         step = -(-len(readable) // COMPARED_PICTURES)
         given = (decode(folder.path(index)) for index in readable[::step])  # one batch in memory at a time
         parity = _worse(parity, compare(*what, given, "of --data"))
@@ -139,14 +171,16 @@ def freeze(
         k=exit_.card.k,
         pool=pool,
         encoder=encoder.id,
+        input=input_,
         preprocessing=encoder.preprocessing,
         temperature=None,
         conformal=None,
         precision="fp32",
         opset=opset,
         parity=parity,
+        resizing=resizing,
         accuracy=accuracy,
-        samples=_samples(session, encoder.preprocessing),
+        samples=_samples(final),
         versions=versions("torch", "open_clip_torch", "onnx", "onnxsim", "onnxruntime"),
         licence={"code": "Apache-2.0", "weights": encoder.licence},
     )
@@ -196,7 +230,7 @@ def _worse(one: Parity, other: Parity) -> Parity:
 
 
 def _measure(
-    session: onnxruntime.InferenceSession, exit_: Exit, folder: ImageFolder, reporter: Reporter
+    graph: _FinalGraph, exit_: Exit, folder: ImageFolder, reporter: Reporter
 ) -> tuple[Accuracy, list[int]]:
     """Top-1 accuracy of the graph itself, and the indices of the pictures that could be read."""
     right, readable = 0, []
@@ -204,47 +238,43 @@ def _measure(
         for index, label in enumerate(folder.labels):
             task.advance(1)
             try:
-                pixels = read_pixels(folder.path(index), exit_.encoder.preprocessing)
+                taken = graph.read(folder.path(index))
             except ImageError as error:
                 reporter.warn(f"left out: {error}")
                 continue
-            answer = session.run(["label"], {INPUT: pixels[None]})[0][0]
-            right += exit_.classes[answer] == folder.classes[label]
+            right += exit_.classes[graph.rates(taken).argmin()] == folder.classes[label]
             readable.append(index)
     if not readable:
         raise DataError(f"{folder.root}: none of its pictures can be read")
     return Accuracy(right / len(readable), len(readable), folder.sha256), readable
 
 
-def _samples(session: onnxruntime.InferenceSession, preprocessing: Preprocessing) -> tuple[Sample, ...]:
+def _samples(graph: _FinalGraph) -> tuple[Sample, ...]:
     """Inputs that any machine can make again, with the rates of this one."""
     samples = []
     for text in NOISE_SAMPLES:
-        pixels = noise_pixels(text, preprocessing.size)
-        samples.append(_sample(session, "noise", text, pixels, pixels))
+        pixels = noise_pixels(text, graph.preprocessing.size)
+        samples.append(_sample(graph, "noise", text, pixels, pixels))
     for seed, width, height in JPEG_SAMPLES:
         data = to_jpeg(draw(seed, width, height))
-        picture = decode(data)
         content = base64.b64encode(data).decode()
-        pixels = to_pixels(picture, preprocessing)
-        samples.append(_sample(session, "jpeg", content, np.asarray(picture), pixels))
+        samples.append(_sample(graph, "jpeg", content, np.asarray(decode(data)), graph.read(data)))
     return tuple(samples)
 
 
 def _sample(
-    session: onnxruntime.InferenceSession,
+    graph: _FinalGraph,
     kind: Literal["noise", "jpeg"],
     content: str,
     decoded: NDArray[np.uint8],
-    pixels: NDArray[np.uint8],
+    taken: NDArray[np.uint8],
 ) -> Sample:
-    rates = session.run(["rates"], {INPUT: pixels[None]})[0][0]
     return Sample(
         kind=kind,
         content=content,
         decoded_sha256=hashlib.sha256(decoded.tobytes()).hexdigest(),
-        pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
-        rates=tuple(float(rate) for rate in rates),
+        pixels_sha256=hashlib.sha256(taken.tobytes()).hexdigest(),
+        rates=tuple(float(rate) for rate in graph.rates(taken)),
     )
 
 

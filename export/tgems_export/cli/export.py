@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -39,6 +39,10 @@ def export(
     pretrained: Annotated[
         str | None, typer.Option(help="Its weights: a tag, a checkpoint, or random. Default: as trained.")
     ] = None,
+    input_: Annotated[
+        Literal["pixels", "image"],
+        typer.Option("--input", help="image: the graph takes any picture and resizes it itself."),
+    ] = "pixels",
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 18,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The model file.")] = Path("model.onnx"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
@@ -62,7 +66,8 @@ def export(
     started = perf_counter()
     names = read_class_file(classes) if classes else None
     exit_ = load_exit(layer, head, encoder, pretrained, names)
-    frozen = freeze(exit_, output, Reporter(quiet=quiet), data=data, opset=opset, overwrite=overwrite)
+    reporter = Reporter(quiet=quiet)
+    frozen = freeze(exit_, output, reporter, data=data, opset=opset, overwrite=overwrite, input_=input_)
     report = _as_json if as_json else _as_text
     typer.echo(report(frozen, perf_counter() - started))
 
@@ -78,7 +83,9 @@ def _as_json(frozen: Frozen, seconds: float) -> str:
             "layer": card.layer,
             "classes": card.classes,
             "classes_not_trained": card.classes_not_trained,
+            "input": card.input,
             "parity": dataclasses.asdict(card.parity),
+            "resizing": card.resizing and dataclasses.asdict(card.resizing),
             "accuracy": card.accuracy and dataclasses.asdict(card.accuracy),
         },
         ensure_ascii=False,
@@ -93,6 +100,11 @@ def _as_text(frozen: Frozen, seconds: float) -> str:
         f"   parity    largest rate difference {parity.largest_rate_difference:.1e}, "
         f"{parity.label_agreement:.1%} equal labels on {parity.pictures} pictures ({parity.of})",
     ]
+    if card.resizing:
+        lines.append(
+            f"   resizing  in the graph: {card.resizing.pixels_within_1:.2%} of pixels within one grey level "
+            f"of Pillow's, {card.resizing.label_agreement:.1%} equal labels"
+        )
     if card.accuracy:
         lines.append(f"   accuracy  {card.accuracy.top1:.1%} on {card.accuracy.images} pictures of --data")
     if card.classes_not_trained:
