@@ -145,9 +145,8 @@ class Card:
         _require(self.k >= 1 and self.layer >= 1, "a layer or a K below 1")
         _require(min(self.preprocessing.size) >= 1, "an empty input size")
         _require(self.temperature is None or self.temperature > 0, "a temperature that is not positive")
-        _require(
-            (self.input == "image") == (self.resizing is not None), "a resizing its input does not imply"
-        )
+        resizes = self.input == "image"
+        _require(resizes == (self.resizing is not None), "a resizing that its input does not imply")
         _require(all(len(s.rates) == expected for s in self.samples), "samples of another class count")
 
     def metadata(self, date: str) -> dict[str, str]:

@@ -128,6 +128,7 @@ def test_a_nearly_right_value_is_refused(data, path, value):
         (("layer",), 0, "below 1"),
         (("preprocessing", "size"), [0, 32], "empty input size"),
         (("temperature",), 0, "not positive"),
+        (("input",), "image", "a resizing that its input does not imply"),
         (("samples", 0, "rates"), [1, 2], "another class count"),
     ],
 )
