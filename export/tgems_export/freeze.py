@@ -25,7 +25,7 @@ from tgems_edge.session import IMAGE, INPUT, open_session
 from tgems_export.data import ImageFolder, read_labelled
 from tgems_export.encoder import DEMO, Encoder, load_encoder
 from tgems_export.files import write_atomically
-from tgems_export.graph import IR_VERSION, ExitGraph, to_onnx
+from tgems_export.graph import IR_VERSION, ExitGraph, Precision, to_onnx
 from tgems_export.head import Head, HeadCard, head_file, load_head, load_head_card
 from tgems_export.heads import versions
 from tgems_export.parity import check_rates, compare
@@ -34,7 +34,7 @@ from tgems_export.progress import Reporter
 from tgems_export.prompts import class_embeddings, encode_prompts
 from tgems_export.resizing import compare_resizing, with_resizing
 
-__all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "Frozen", "freeze", "load_exit"]
+__all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "Form", "Frozen", "freeze", "load_exit"]
 
 DEMO_HEADS = Path(__file__).parent / "demo" / "heads"  # for the ten names of CIFAR-10
 DEMO_HEADS_190 = Path(__file__).parent / "demo" / "heads-190"  # and for the 180 of Tiny-ImageNet as well
@@ -43,6 +43,15 @@ DRAWN_PICTURES = 64
 COMPARED_PICTURES = 1000  # at most, of --data: PyTorch runs over them too
 NOISE_SAMPLES = ("tgems-edge 1", "tgems-edge 2")
 JPEG_SAMPLES = ((1, 57, 38), (2, 40, 71))  # seed, width, height
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the file is to be like."""
+
+    input: Literal["pixels", "image"] = "pixels"  # resized, or whole pictures that the graph resizes itself
+    precision: Precision = "fp32"
+    opset: int = 18
 
 
 @dataclass(frozen=True)
@@ -120,10 +129,9 @@ def freeze(
     output: Path,
     reporter: Reporter,
     *,
-    data: Path | None,
-    opset: int,
-    overwrite: bool,
-    input_: Literal["pixels", "image"] = "pixels",
+    data: Path | None = None,
+    form: Form = Form(),
+    overwrite: bool = False,
 ) -> Frozen:
     """Writes the model file, if the graph computes what PyTorch computes.
 
@@ -132,9 +140,8 @@ def freeze(
         output: the file.
         reporter: where progress goes.
         data: labelled pictures, to compare and to measure accuracy on.
-        opset: of ONNX.
+        form: see `Form`.
         overwrite: replace an existing file.
-        input_: resized pixels, or whole pictures that the graph resizes itself.
 
     Raises:
         ParityError: the graph differs from PyTorch, or its resizing from Pillow; nothing was written.
@@ -145,24 +152,25 @@ def freeze(
     folder = _read_data(exit_, data) if data else None
     encoder, layer, pool = exit_.encoder, exit_.card.layer, exit_.card.pool
     reporter.say(f"cutting {encoder.id.name} behind block {layer} of {encoder.blocks}")
-    graph = ExitGraph(encoder, layer, pool, exit_.head, exit_.text)
-    model = to_onnx(graph, encoder.preprocessing.size, opset)
+    graph = ExitGraph(encoder, layer, pool, exit_.head, exit_.text, precision=form.precision)
+    model = to_onnx(graph, encoder.preprocessing.size, form.opset)
     session = open_session(model.SerializeToString())
     reporter.say("comparing it with PyTorch")
     what = (session, encoder, layer, pool, exit_.head, exit_.text)
-    parity = compare(*what, draw_many(DRAWN_PICTURES), "drawn from a seed, all aspect ratios")
+    drawn = draw_many(DRAWN_PICTURES)
+    parity = compare(*what, drawn, "drawn from a seed, all aspect ratios", form.precision)
     resizing = None
-    if input_ == IMAGE:
+    if form.input == IMAGE:
         reporter.say("comparing its resizing with Pillow's")
-        model = with_resizing(model, encoder.preprocessing, opset)
+        model = with_resizing(model, encoder.preprocessing, form.opset)
         resizing = compare_resizing(model, encoder.preprocessing, session, draw_many(DRAWN_PICTURES))
-    final = _FinalGraph(open_session(model.SerializeToString()), input_, encoder.preprocessing)
+    final = _FinalGraph(open_session(model.SerializeToString()), form.input, encoder.preprocessing)
     accuracy = None
     if folder:
         accuracy, readable = _measure(final, exit_, folder, reporter)
         step = -(-len(readable) // COMPARED_PICTURES)
         given = (decode(folder.path(index)) for index in readable[::step])  # one batch in memory at a time
-        parity = _worse(parity, compare(*what, given, "of --data"))
+        parity = _worse(parity, compare(*what, given, "of --data", form.precision))
     card = Card(
         classes=exit_.classes,
         classes_not_trained=tuple(name for name in exit_.classes if name not in exit_.card.classes),
@@ -171,12 +179,12 @@ def freeze(
         k=exit_.card.k,
         pool=pool,
         encoder=encoder.id,
-        input=input_,
+        input=form.input,
         preprocessing=encoder.preprocessing,
         temperature=None,
         conformal=None,
-        precision="fp32",
-        opset=opset,
+        precision=form.precision,
+        opset=form.opset,
         parity=parity,
         resizing=resizing,
         accuracy=accuracy,

@@ -11,10 +11,15 @@ the form a runtime likes. Everything is exact up to rounding, and `parity` check
 - the Jumper's normalisation is folded into its linear map, and the class Gaussians are one product
   (`tgems_edge.rates`).
 
+With fp16 the blocks compute in half precision, which is nearly all of the work; the patch embedding, whose
+folded weights are too small for it, and the rates, which square and cancel, stay in fp32.
+
 L tokens, D width, H heads, d = D/H; B pictures, C classes, K the Jumper's width.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import onnx
 import onnxsim
@@ -28,26 +33,37 @@ from tgems_edge.session import INPUT, OUTPUTS
 from tgems_export.encoder import Encoder, Pool
 from tgems_export.head import Head
 
-__all__ = ["ExitGraph", "to_onnx"]
+__all__ = ["ExitGraph", "Precision", "to_onnx"]
 
 IR_VERSION = 8  # onnxruntime 1.17 and later load it
 OPSETS = range(18, 24)
 SIZE_LIMIT = 2**31  # of a protobuf, and so of a model in one file
+
+Precision = Literal["fp32", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 class ExitGraph(nn.Module):
     """Block `layer` of an image tower, a head and class tables, from pixels to decision."""
 
     def __init__(
-        self, encoder: Encoder, layer: int, pool: Pool, head: Head, text: Tensor, temperature: float = 1.0
+        self,
+        encoder: Encoder,
+        layer: int,
+        pool: Pool,
+        head: Head,
+        text: Tensor,
+        temperature: float = 1.0,
+        precision: Precision = "fp32",
     ):
         """For classes with text embeddings (C, E)."""
         super().__init__()
+        self.dtype = DTYPES[precision]
         tower = encoder.tower
         blocks = tower.transformer.resblocks[:layer]
         self.embedding = _Embedding(encoder)
-        self.blocks = nn.Sequential(*(_Block(block) for block in blocks[:-1]))
-        self.last = _Block(blocks[-1], only_first=pool == "cls")
+        self.blocks = nn.Sequential(*(_Block(block) for block in blocks[:-1])).to(self.dtype)
+        self.last = _Block(blocks[-1], only_first=pool == "cls").to(self.dtype)
         self.pool = pool
         self.jumper = _linear(*head.jumper.folded())
         self.rates = _Rates(*head.tgem(text))
@@ -57,7 +73,7 @@ class ExitGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """uint8 (B, H, W, 3) to rates (B, C), probabilities (B, C), label (B,), exit_layer (B,)."""
-        tokens = self.last(self.blocks(self.embedding(pixels)))
+        tokens = self.last(self.blocks(self.embedding(pixels).to(self.dtype))).float()
         activation = tokens[:, 0] if self.pool == "cls" else tokens[:, 1:].mean(1)
         rates = self.rates(self.jumper(activation))
         label = rates.argmin(1)

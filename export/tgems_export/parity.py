@@ -21,11 +21,13 @@ from tgems_edge.errors import ParityError
 from tgems_edge.images import to_pixels
 from tgems_edge.session import INPUT
 from tgems_export.encoder import Encoder, Pool
+from tgems_export.graph import Precision
 from tgems_export.head import Head
 
 __all__ = ["TOLERANCE", "check_rates", "compare"]
 
-TOLERANCE = 1e-4  # of max(1, |R|)
+# Of max(1, |R|): rounding, once through the tower. fp16 carries 11 bits to fp32's 24.
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 BATCH = 7  # neither 1 nor the batch that was traced
 
 
@@ -38,6 +40,7 @@ def compare(
     text: Tensor,
     pictures: Iterable[Image.Image],
     of: str,
+    precision: Precision = "fp32",
 ) -> Parity:
     """Runs pictures through both, and measures by how much they differ.
 
@@ -46,6 +49,7 @@ def compare(
         encoder: and `layer`, `pool`, `head`, `text`: what was exported.
         pictures: RGB, any size.
         of: what they are, in words.
+        precision: of the graph; PyTorch always computes in fp32.
 
     Raises:
         ParityError: a rate differs by more than rounding.
@@ -57,11 +61,13 @@ def compare(
         ours.append(session.run(["rates"], {INPUT: pixels})[0])
         images = torch.stack([encoder.reference_transform(picture) for picture in batch])
         reference.append(head.rates(encoder.exit_activation(images, layer, pool), text).numpy())
-    return check_rates(np.concatenate(ours), np.concatenate(reference), of)
+    return check_rates(np.concatenate(ours), np.concatenate(reference), of, TOLERANCE[precision])
 
 
-def check_rates(ours: np.ndarray, reference: np.ndarray, of: str) -> Parity:
-    """Compares rates, both (B, C): |dR| <= 1e-4 max(1, |R|).
+def check_rates(
+    ours: np.ndarray, reference: np.ndarray, of: str, tolerance: float = TOLERANCE["fp32"]
+) -> Parity:
+    """Compares rates, both (B, C): |dR| <= tolerance * max(1, |R|).
 
     Then labels are equal wherever the two best rates differ by more than 2 |dR|: to change places, each
     would have to move by half their distance. Near-ties that do flip lower `label_agreement`.
@@ -71,11 +77,11 @@ def check_rates(ours: np.ndarray, reference: np.ndarray, of: str) -> Parity:
     """
     difference = np.abs(ours - reference)
     excess = difference / np.maximum(1, np.abs(reference))
-    if not np.all(excess <= TOLERANCE):
+    if not np.all(excess <= tolerance):
         worst = int(np.nan_to_num(excess, nan=np.inf).max(1).argmax())
         raise ParityError(
             f"the graph differs from PyTorch by {difference[worst].max():.2g} in a class-rate on picture "
-            f"{worst + 1} of {len(ours)} ({of}; allowed {TOLERANCE:g}); nothing was written"
+            f"{worst + 1} of {len(ours)} ({of}; allowed {tolerance:g}); nothing was written"
         )
     return Parity(
         pictures=len(ours),

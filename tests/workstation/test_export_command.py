@@ -102,6 +102,20 @@ def test_the_file_is_plain_onnx_with_metadata_for_other_tools(exported, card):
     }
 
 
+def test_half_precision_and_whole_pictures_are_in_the_card_and_the_file(export, tmp_path, figures, command):
+    path = tmp_path / "half.onnx"
+    result = export("--precision", "fp16", "--input", "image", "--data", figures, "--json", output=path)
+    assert result.exit_code == 2 and "trained on these very pictures" in result.stderr
+    result = export("--precision", "fp16", "--input", "image", "--json", output=path)
+    report, card = json.loads(result.stdout), load(path).card
+    assert (report["precision"], report["input"]) == (card.precision, card.input) == ("fp16", "image")
+    assert report["resizing"]["pixels_within_1"] == card.resizing.pixels_within_1 >= 0.999
+    assert 1e-6 < card.parity.largest_rate_difference < 1e-2
+    found = command("classify", figures, "--model", path, "--json")
+    labels = [json.loads(line) for line in found.stdout.splitlines()]
+    assert sum(answer["label"] == answer["image"].split("/")[-2] for answer in labels) >= 108
+
+
 def test_no_picture_of_the_user_is_in_the_file(exported, figures):
     content = exported[0].read_bytes()
     assert not any(path.read_bytes()[-40:] in content for path in figures.rglob("*.*"))
@@ -223,8 +237,8 @@ def test_data_of_another_class_is_refused(export, measured):
 
 
 def test_a_graph_that_differs_ends_with_exit_code_3_and_without_a_file(export, tmp_path, monkeypatch):
-    def perturbed(*arguments):
-        graph = ExitGraph(*arguments)
+    def perturbed(*arguments, **options):
+        graph = ExitGraph(*arguments, **options)
         graph.rates.tables.bias.data += torch.tensor([0.0, 0.1, 0.0])
         return graph
 

@@ -154,3 +154,20 @@ def test_vit_b_32_is_rewired_as_well(random_head):
     session = open_session(to_onnx(exit_.graph, exit_.size, 18).SerializeToString())
     for batch in (1, 7):
         exit_.check(session.run(["rates"], {INPUT: exit_.pixels[:batch]})[0])
+
+
+@pytest.mark.parametrize(("layer", "pool"), [(2, "mean"), (12, "cls")])
+def test_half_precision_changes_the_size_and_hardly_the_rates(encoder, random_head, layer, pool):
+    head = random_head(encoder)
+    exit_ = Exit(encoder, layer, pool, head)
+    whole = to_onnx(exit_.graph, exit_.size, 18)
+    graph = ExitGraph(encoder, layer, pool, head, exit_.text, precision="fp16")
+    half = to_onnx(graph, exit_.size, 18)
+    assert half.ByteSize() < 0.6 * whole.ByteSize()
+    types = {
+        tensor.name: tensor.type.tensor_type.elem_type for tensor in (*half.graph.input, *half.graph.output)
+    }
+    assert types == {t.name: t.type.tensor_type.elem_type for t in (*whole.graph.input, *whole.graph.output)}
+    rates = open_session(half.SerializeToString()).run(["rates"], {INPUT: exit_.pixels})[0]
+    difference = np.abs(rates - exit_.rates).max()
+    assert 0 < difference < 1e-2 * max(1, np.abs(exit_.rates).max())

@@ -31,9 +31,9 @@ def exit_(heads):
     return load_exit(1, heads, None, None, None)
 
 
-def perturbed(*arguments):
+def perturbed(*arguments, **options):
     """The graph with one weight a little off."""
-    graph = ExitGraph(*arguments)
+    graph = ExitGraph(*arguments, **options)
     graph.jumper.weight.data[0, 0] += 0.05
     return graph
 
@@ -101,6 +101,6 @@ def test_a_perturbed_graph_leaves_no_file_and_an_old_one_untouched(exit_, tmp_pa
     old = tmp_path / "model.onnx"
     old.write_text("old")
     with pytest.raises(ParityError, match="nothing was written"):
-        freeze(exit_, old, reporter, data=None, opset=18, overwrite=True)
+        freeze(exit_, old, reporter, overwrite=True)
     assert [path.name for path in tmp_path.glob("*.*")] == ["model.onnx"]
     assert old.read_text() == "old"

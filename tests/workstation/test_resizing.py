@@ -13,7 +13,7 @@ from tgems_edge.images import Preprocessing, to_pixels
 from tgems_edge.model import Classifier
 from tgems_edge.session import open_session
 from tgems_export import resizing
-from tgems_export.freeze import freeze, load_exit
+from tgems_export.freeze import Form, freeze, load_exit
 from tgems_export.graph import OPSETS
 from tgems_export.pictures import draw, draw_many
 from tgems_export.resizing import resizing_graph
@@ -82,15 +82,7 @@ def files(tmp_path_factory):
 
     folder, exit_ = tmp_path_factory.mktemp("models"), load_exit(1, None, None, None, None)
     for kind in ("pixels", "image"):
-        freeze(
-            exit_,
-            folder / f"{kind}.onnx",
-            Reporter(quiet=True),
-            data=None,
-            opset=18,
-            overwrite=False,
-            input_=kind,
-        )
+        freeze(exit_, folder / f"{kind}.onnx", Reporter(quiet=True), form=Form(input=kind))
     return {kind: Classifier(folder / f"{kind}.onnx") for kind in ("pixels", "image")}
 
 
@@ -123,7 +115,7 @@ def test_resizing_that_is_not_pillows_writes_nothing(tmp_path, reporter, monkeyp
     monkeypatch.setattr(resizing, "GRAPH", text)
     exit_ = load_exit(1, None, None, None, None)
     with pytest.raises(ParityError, match=r"resizing inside the graph differs from Pillow's by more than 1"):
-        freeze(exit_, tmp_path / "m.onnx", reporter, data=None, opset=18, overwrite=False, input_="image")
+        freeze(exit_, tmp_path / "m.onnx", reporter, form=Form(input="image"))
     assert not (tmp_path / "m.onnx").exists()
 
 

@@ -43,6 +43,9 @@ def export(
         Literal["pixels", "image"],
         typer.Option("--input", help="image: the graph takes any picture and resizes it itself."),
     ] = "pixels",
+    precision: Annotated[
+        Literal["fp32", "fp16"], typer.Option(help="fp16: half the size, for a Jetson or another GPU.")
+    ] = "fp32",
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 18,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The model file.")] = Path("model.onnx"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
@@ -59,7 +62,7 @@ def export(
 
     Example: tgems-edge export --layer 5 --head heads/ --output model.onnx
     """
-    from tgems_export.freeze import freeze, load_exit
+    from tgems_export.freeze import Form, freeze, load_exit
     from tgems_export.progress import Reporter
     from tgems_export.prompts import read_class_file
 
@@ -67,7 +70,8 @@ def export(
     names = read_class_file(classes) if classes else None
     exit_ = load_exit(layer, head, encoder, pretrained, names)
     reporter = Reporter(quiet=quiet)
-    frozen = freeze(exit_, output, reporter, data=data, opset=opset, overwrite=overwrite, input_=input_)
+    form = Form(input=input_, precision=precision, opset=opset)
+    frozen = freeze(exit_, output, reporter, data=data, form=form, overwrite=overwrite)
     report = _as_json if as_json else _as_text
     typer.echo(report(frozen, perf_counter() - started))
 
@@ -84,6 +88,7 @@ def _as_json(frozen: Frozen, seconds: float) -> str:
             "classes": card.classes,
             "classes_not_trained": card.classes_not_trained,
             "input": card.input,
+            "precision": card.precision,
             "parity": dataclasses.asdict(card.parity),
             "resizing": card.resizing and dataclasses.asdict(card.resizing),
             "accuracy": card.accuracy and dataclasses.asdict(card.accuracy),
@@ -96,7 +101,7 @@ def _as_text(frozen: Frozen, seconds: float) -> str:
     card, parity = frozen.card, frozen.card.parity
     lines = [
         f"✅ {frozen.path}: exit {card.layer} of {card.encoder.name}, {len(card.classes)} classes, "
-        f"{frozen.size / 1e6:.1f} MB, {seconds:.1f} s",
+        f"{card.precision}, {frozen.size / 1e6:.1f} MB, {seconds:.1f} s",
         f"   parity    largest rate difference {parity.largest_rate_difference:.1e}, "
         f"{parity.label_agreement:.1%} equal labels on {parity.pictures} pictures ({parity.of})",
     ]
