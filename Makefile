@@ -38,7 +38,7 @@ CIFAR10 := build/pictures/cifar10
 TINY := build/pictures/tiny-imagenet
 built-in: $(VENV)/.dev build/pictures/.unpacked
 	$(BIN)/tgems-edge train $(CIFAR10)-train $(LAYERS) --out $(DEMO)/heads --overwrite
-	$(BIN)/tgems-edge train build/pictures/names-190 $(LAYERS) --epochs 40 --out $(DEMO)/heads-190 --overwrite
+	$(BIN)/tgems-edge train build/pictures/names-190 $(LAYERS) --epochs 60 --out $(DEMO)/heads-190 --overwrite
 	$(BIN)/tgems-edge export --layer 5 --data $(CIFAR10)-val --output tgems_edge/demo/model.onnx --overwrite
 	$(BIN)/python benchmarks/accuracy.py $(CIFAR10)-train $(CIFAR10)-val
 	$(BIN)/python benchmarks/demo_clip.py $(CIFAR10)-val $(TINY)-val
@@ -50,8 +50,8 @@ build/pictures/.unpacked: $(VENV)/.dev
 	$(if $(PACKS),,$(error give PACKS=folder of the training and validation packs))
 	$(BIN)/python -m tgems_export.demo unpack $(CIFAR10)-train $(PACKS)/cifar10_train_jpeg.npz
 	$(BIN)/python -m tgems_export.demo unpack $(CIFAR10)-val $(PACKS)/cifar10_val_jpeg.npz
-	$(BIN)/python -m tgems_export.demo unpack build/pictures/names-190 $(PACKS)/cifar10_train_jpeg.npz \
-	    $(foreach shard,0 1 2 3,$(PACKS)/tiny_imagenet/train_$(shard)_jpeg.npz)
+	$(BIN)/python -m tgems_export.demo unpack build/pictures/names-190 --per-class 500 \
+	    $(PACKS)/cifar10_train_jpeg.npz $(foreach shard,0 1 2 3,$(PACKS)/tiny_imagenet/train_$(shard)_jpeg.npz)
 	$(BIN)/python -m tgems_export.demo unpack $(TINY)-val $(PACKS)/tiny_imagenet/val_jpeg.npz
 	@touch $@
 

@@ -14,8 +14,10 @@ Read in the order in which things depend on each other:
     graph      one exit as a graph, and as ONNX
     pictures   drawn from a seed
     parity     the graph against PyTorch
+    resizing   whole pictures into the graph, and that against Pillow
     freeze     all of it: a head and names to one file
     baselines  what the T-GEM is held against
 
 Beside them: progress on standard error, devices, files that appear whole, and the commands in cli/.
+demo/ is the built-in CLIP, its heads, and the recipe they come from.
 """

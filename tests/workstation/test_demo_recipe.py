@@ -102,6 +102,11 @@ class TestPacks:
         files = {folder.path(i).read_bytes() for i in range(75)}
         assert files == {jpeg for pack in chosen for jpeg in pack.jpegs()}
 
+    def test_unpacking_stops_at_so_many_pictures_of_a_class(self, packs, tmp_path):
+        shards = tuple(read_pack(packs / name) for name in TRAINING)
+        assert unpack(shards, tmp_path / "some", per_class=7) == 6 * 7
+        assert np.bincount(read_labelled(tmp_path / "some").labels).tolist() == [7] * 6
+
     def test_a_missing_pack_is_named_with_the_others_that_are_expected(self, packs, tmp_path):
         with pytest.raises(
             DataError, match=r"no such pack; expected cifar10_train_jpeg.npz, tiny_imagenet/tr"

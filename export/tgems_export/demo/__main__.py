@@ -61,12 +61,15 @@ def pretrain_command(
 def unpack_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Image folder to write, OUT/<class>/*.jpg.")],
     packs: Annotated[list[Path], typer.Argument(metavar="PACK...", help="Packs of pictures (.npz).")],
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="At most so many pictures of a class. Default: all.")
+    ] = None,
 ) -> None:
     """Write packs as one image folder.
 
     Example: python -m tgems_export.demo unpack build/train packs/cifar10_train_jpeg.npz
     """
-    written = unpack(tuple(read_pack(pack) for pack in packs), out)
+    written = unpack(tuple(read_pack(pack) for pack in packs), out, per_class)
     typer.echo(f"{written} pictures in {out}")
 
 

@@ -7,6 +7,7 @@ also hold `synonyms` (WordNet's names of each class) and `unseen` (classes kept 
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,16 +82,24 @@ def read_training_packs(folder: Path) -> tuple[Pack, ...]:
     return packs
 
 
-def unpack(packs: tuple[Pack, ...], out: Path) -> int:
-    """Writes packs as one image folder, OUT/<class>/<pack>-<index>.jpg; returns how many pictures."""
-    written = 0
+def unpack(packs: tuple[Pack, ...], out: Path, per_class: int | None = None) -> int:
+    """Writes packs as one image folder, OUT/<class>/<pack>-<index>.jpg; returns how many pictures.
+
+    Args:
+        packs: their classes may overlap.
+        out: the folder.
+        per_class: the first so many pictures of each class; default all.
+    """
+    written: Counter[str] = Counter()
     for pack in packs:
         for index, (label, jpeg) in enumerate(zip(pack.labels, pack.jpegs(), strict=True)):
-            path = out / pack.classes[label] / f"{pack.path.stem}-{index:05d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(jpeg)
-            written += 1
-    return written
+            name = pack.classes[label]
+            if per_class is None or written[name] < per_class:
+                path = out / name / f"{pack.path.stem}-{index:05d}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(jpeg)
+                written[name] += 1
+    return written.total()
 
 
 def _names(name: str, listed: str) -> tuple[str, ...]:

@@ -1,0 +1,77 @@
+"""What we export runs where people are: the oldest onnxruntime we promise, Python 3.10, arm64."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tgems_edge.model import Classifier, built_in_model
+from tgems_export.freeze import Form, freeze, load_exit
+from tgems_export.progress import Reporter
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
+OLDEST = ("onnxruntime==1.17.0", "numpy<2")  # built for Python 3.8 to 3.12, against numpy 1
+
+
+def pip(*arguments, python=sys.executable):
+    command = [python, "-m", "pip", *map(str, arguments), "--disable-pip-version-check"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def index():
+    """pip's index, or a reason to skip."""
+    if pip("index", "versions", "numpy").returncode:
+        pytest.skip("pip cannot reach an index from here")
+
+
+@pytest.fixture(scope="module")
+def oldest(index, tmp_path_factory):
+    """A virtual environment with the oldest onnxruntime and the device package."""
+    if sys.version_info >= (3, 13):
+        pytest.skip(f"{OLDEST[0]} was not built for Python {sys.version_info.major}.{sys.version_info.minor}")
+    folder = tmp_path_factory.mktemp("oldest")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    installed = pip("install", "--quiet", *OLDEST, ROOT, python=python)
+    assert installed.returncode == 0, installed.stderr
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form", [None, Form(input="image"), Form(precision="fp16")], ids=["built-in", "image", "fp16"]
+)
+def test_the_oldest_onnxruntime_gives_the_same_answers(oldest, tmp_path, form):
+    model = built_in_model()
+    if form:
+        model = tmp_path / "model.onnx"
+        freeze(load_exit(2, None, None, None, None), model, Reporter(quiet=True), form=form)
+    command = [oldest, "-m", "tgems_edge", "classify", "--json", "--model", model, *EXAMPLES]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = Classifier(model).classify_batch(EXAMPLES)
+    assert [answer["label"] for answer in answers] == [result.label for result in expected]
+    tolerance = 1e-2 if form and form.precision == "fp16" else 1e-4
+    for answer, result in zip(answers, expected, strict=True):
+        assert answer["rate"] == pytest.approx(float(result.rates.min()), abs=tolerance)
+
+
+@pytest.mark.slow
+def test_the_device_package_resolves_for_python_3_10_on_arm64(index, tmp_path):
+    wanted = [Requirement(text) for text in requires("tgems-edge")]
+    needed = [r for r in wanted if r.marker is None or r.marker.evaluate({"extra": "cpu"})]
+    platforms = [f"--platform=manylinux{tag}_aarch64" for tag in ("2014", "_2_27", "_2_28")]
+    options = ["--only-binary=:all:", "--python-version=3.10", *platforms, f"--target={tmp_path}"]
+    plain = [f"{r.name}{r.specifier}" for r in needed]
+    resolved = pip("install", "--dry-run", "--quiet", "--report=-", *options, *plain)
+    assert resolved.returncode == 0, resolved.stderr
+    names = {item["metadata"]["name"].lower() for item in json.loads(resolved.stdout)["install"]}
+    assert {"numpy", "pillow", "typer", "onnxruntime"} <= names
+    assert not names & {"torch", "open-clip-torch", "onnx"}
