@@ -21,8 +21,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Trains the demo CLIP; PACKS is the folder of the training packs. Twenty minutes of a large accelerator;
-# RECIPE=cpu trains a smaller tower, in an hour on two cores. START=folder begins with that CLIP's weights.
+# Trains the demo CLIP; PACKS is the folder of the training packs. Meant for an accelerator; RECIPE=cpu
+# trains a smaller tower, in 75 minutes on two cores. START=folder begins with that CLIP's weights.
 RECIPE ?= accelerator
 DEMO := export/tgems_export/demo
 demo-clip: $(VENV)/.dev

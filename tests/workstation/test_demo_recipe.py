@@ -274,9 +274,11 @@ class TestPretraining:
         other = dataclasses.replace(SMALL, seed=1, width=64)
         with pytest.raises(InputError, match=r"checkpoint.pt: of a run with another width, seed; give --out"):
             pretrain(pictures, other, tmp_path, reporter, device=CPU)
-        (tmp_path / "checkpoint.pt").write_bytes(b"nonsense")
-        with pytest.raises(InputError, match="not a checkpoint; remove it to begin again"):
-            pretrain(pictures, SMALL, tmp_path, reporter, device=CPU)
+        torch.save({"weights": torch.zeros(2)}, tmp_path / "strange.pt")
+        for content in (b"nonsense", (tmp_path / "strange.pt").read_bytes()):
+            (tmp_path / "checkpoint.pt").write_bytes(content)
+            with pytest.raises(InputError, match="not a checkpoint; remove it to begin again"):
+                pretrain(pictures, SMALL, tmp_path, reporter, device=CPU)
 
     def test_an_accelerator_without_memory_names_the_batch_to_try(
         self, pictures, tmp_path, reporter, monkeypatch

@@ -38,7 +38,7 @@ def test_demo_is_what_open_clips_factory_makes_of_its_folder(encoder):
 def test_demo_states_its_terms_and_its_shape(encoder):
     assert encoder.id.name == "demo" and "CIFAR-10" in encoder.licence
     assert (encoder.blocks, encoder.width, encoder.embedding_width) == (12, 128, 128)
-    assert encoder.preprocessing.size == (32, 32)
+    assert encoder.preprocessing.size == (64, 64)
 
 
 def test_a_copy_has_the_same_hash_under_another_name(encoder, folder):

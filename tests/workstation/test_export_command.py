@@ -97,7 +97,7 @@ def test_the_file_is_plain_onnx_with_metadata_for_other_tools(exported, card):
         "version": card.versions["tgems-edge"],
         "license": f"code: Apache-2.0; weights: {card.licence['weights']}",
         "task": "classify",
-        "imgsz": "[32, 32]",
+        "imgsz": "[64, 64]",
         "names": "{0: 'blue_cross', 1: 'green_square', 2: 'red_circle'}",
     }
 

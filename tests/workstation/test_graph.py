@@ -122,7 +122,7 @@ def test_onnx_has_the_inputs_and_outputs_of_the_interface(exported):
         for value in [*model.graph.input, *model.graph.output]
     }
     assert shapes == {
-        "pixels": ["B", 32, 32, 3],
+        "pixels": ["B", 64, 64, 3],
         "rates": ["B", 3],
         "probabilities": ["B", 3],
         "label": ["B"],

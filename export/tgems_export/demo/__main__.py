@@ -31,7 +31,7 @@ def pretrain_command(
         "demo-clip"
     ),
     recipe: Annotated[
-        Literal["accelerator", "cpu"], typer.Option(help="cpu: a smaller tower, an hour on two cores.")
+        Literal["accelerator", "cpu"], typer.Option(help="cpu: a smaller tower, 75 minutes on two cores.")
     ] = "accelerator",
     start_from: Annotated[
         Path | None, typer.Option(metavar="DIR", help="An open_clip folder to begin with.")

@@ -59,7 +59,7 @@ LARGEST_SCALE = 100.0  # of the logits, as in CLIP
 
 @dataclass(frozen=True)
 class Settings:
-    """How the demo CLIP is trained. The defaults want an accelerator: 20 minutes of a large one."""
+    """How the demo CLIP is trained. The defaults want an accelerator."""
 
     width: int = 256  # D; 9.6 M parameters in 12 blocks
     epochs: int = 120
@@ -81,7 +81,7 @@ class Settings:
     seed: int = 0
 
 
-# On two cores an epoch takes the better part of half an hour: a smaller tower, hardly changed pictures.
+# On two cores an epoch takes more than half an hour: a smaller tower, few epochs, hardly changed pictures.
 RECIPES = {
     "accelerator": Settings(),
     "cpu": Settings(
@@ -284,10 +284,11 @@ class _Run:
             return 0
         try:
             state = torch.load(path, weights_only=True, map_location=self.device)
+            configuration = state["configuration"]
         except Exception:  # bytes that are no checkpoint make the unpickler raise anything
             raise InputError(f"{path}: not a checkpoint; remove it to begin again") from None
-        if state["configuration"] != self.configuration:
-            other = [k for k, v in self.configuration.items() if state["configuration"].get(k) != v]
+        if configuration != self.configuration:
+            other = [k for k, v in self.configuration.items() if configuration.get(k) != v]
             raise InputError(
                 f"{path}: of a run with another {', '.join(other)}; give --out another folder, or remove it"
             )
