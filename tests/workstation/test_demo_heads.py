@@ -8,6 +8,7 @@ import torch
 
 from tgems_edge.images import decode, to_pixels
 from tgems_edge.session import INPUT, open_session
+from tgems_export.demo.packs import read_pack
 from tgems_export.freeze import load_exit
 from tgems_export.graph import ExitGraph, to_onnx
 
@@ -32,3 +33,19 @@ def test_exit_5_knows_cifar_10_and_its_graph_gives_the_same_labels():
     pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in pictures])
     (labels,) = open_session(graph.SerializeToString()).run(["label"], {INPUT: pixels})
     assert labels.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", [Path("demo"), Path("demo-190")])
+@pytest.mark.parametrize("layer", [1, 12])
+def test_both_sets_of_heads_are_found_by_name_and_hold_the_names_they_promise(name, layer):
+    exit_ = load_exit(layer, name, None, None, None)
+    ten = load_exit(layer, None, None, None, None).classes
+    assert set(ten) <= set(exit_.classes) and len(exit_.classes) == (10 if name == Path("demo") else 190)
+
+
+@pytest.mark.skipif(not PACK.exists(), reason="CIFAR-10 is not here: shared/data beside the repository")
+def test_nothing_shipped_was_trained_on_the_names_kept_for_testing():
+    kept = read_pack(PACK.parent / "tiny_imagenet" / "val_jpeg.npz")
+    names = {kept.classes[label] for label in kept.unseen}
+    assert len(names) == 20
+    assert not names & set(load_exit(5, Path("demo-190"), None, None, None).classes)

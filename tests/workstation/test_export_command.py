@@ -159,7 +159,10 @@ def test_data_is_compared_and_measured_and_the_report_is_json(export, measured, 
         "layer": 1,
         "classes": list(TRAINED),
         "classes_not_trained": [],
+        "input": "pixels",
+        "precision": "fp32",
         "parity": report["parity"],
+        "resizing": None,
         "accuracy": report["accuracy"],
     }
     assert report["accuracy"]["images"] == card.accuracy.images == 6

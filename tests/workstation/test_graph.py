@@ -72,7 +72,7 @@ def test_probabilities_are_the_posterior_of_the_rates(encoder, random_head, temp
     np.testing.assert_allclose(probabilities, posterior(rates, K, temperature), rtol=1e-4)
 
 
-def weights_up_to(layer, width=128, patch=4, tokens=65, classes=3):
+def weights_up_to(layer, width=128, patch=8, tokens=65, classes=3):
     """How many numbers an exit needs; the order: patch embedding, blocks, Jumper, tables."""
     embedding = 3 * patch**2 * width + width + tokens * width + 2 * width
     block = 12 * width**2 + 13 * width
