@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check demo-clip built-in clean
+.PHONY: demo test check demo-clip built-in packs-given clean
 
 demo: $(VENV)/.export
 	$(BIN)/tgems-edge export --layer 5 --output build/demo.onnx --overwrite
@@ -25,18 +25,18 @@ check: $(VENV)/.dev
 # trains a smaller tower, in 75 minutes on two cores. START=folder begins with that CLIP's weights.
 RECIPE ?= accelerator
 DEMO := export/tgems_export/demo
-demo-clip: $(VENV)/.dev
-	$(if $(PACKS),,$(error give PACKS=folder of the training packs))
+demo-clip: packs-given $(VENV)/.dev
 	$(BIN)/python -m tgems_export.demo pretrain $(PACKS) --recipe $(RECIPE) --out build/demo-clip \
 	    $(if $(START),--start-from $(START))
 	cp build/demo-clip/open_clip_model.safetensors build/demo-clip/*.json $(DEMO)/clip
+	rm build/demo-clip/checkpoint.pt
 
 # Makes again everything that depends on the demo CLIP: heads of all blocks for 10 and for 190 names, the
 # built-in file, tables, curve and README. Two hours on two cores; interrupted, it goes on where it stopped.
 LAYERS := $(addprefix --layer ,1 2 3 4 5 6 7 8 9 10 11 12)
 CIFAR10 := build/pictures/cifar10
 TINY := build/pictures/tiny-imagenet
-built-in: $(VENV)/.dev build/pictures/.unpacked
+built-in: packs-given $(VENV)/.dev build/pictures/.unpacked
 	$(BIN)/tgems-edge train $(CIFAR10)-train $(LAYERS) --out $(DEMO)/heads --overwrite
 	$(BIN)/tgems-edge train build/pictures/names-190 $(LAYERS) --epochs 60 --out $(DEMO)/heads-190 --overwrite
 	$(BIN)/tgems-edge export --layer 5 --data $(CIFAR10)-val --output tgems_edge/demo/model.onnx --overwrite
@@ -46,14 +46,16 @@ built-in: $(VENV)/.dev build/pictures/.unpacked
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/readme.py
 
-build/pictures/.unpacked: $(VENV)/.dev
-	$(if $(PACKS),,$(error give PACKS=folder of the training and validation packs))
+build/pictures/.unpacked: | $(VENV)/.dev
 	$(BIN)/python -m tgems_export.demo unpack $(CIFAR10)-train $(PACKS)/cifar10_train_jpeg.npz
 	$(BIN)/python -m tgems_export.demo unpack $(CIFAR10)-val $(PACKS)/cifar10_val_jpeg.npz
 	$(BIN)/python -m tgems_export.demo unpack build/pictures/names-190 --per-class 500 \
 	    $(PACKS)/cifar10_train_jpeg.npz $(foreach shard,0 1 2 3,$(PACKS)/tiny_imagenet/train_$(shard)_jpeg.npz)
 	$(BIN)/python -m tgems_export.demo unpack $(TINY)-val $(PACKS)/tiny_imagenet/val_jpeg.npz
 	@touch $@
+
+packs-given:
+	$(if $(PACKS),,$(error give PACKS=folder of the training and validation packs))
 
 # A stamp per set of extras; about 6 GB with torch, two to three minutes.
 $(VENV)/.export: pyproject.toml | $(VENV)
