@@ -22,10 +22,11 @@ from report import RESULTS, write_report
 
 from tgems_edge.rates import top_k
 from tgems_export.data import read_labelled
-from tgems_export.encoder import DEMO_FOLDER, Encoder, load_encoder
+from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.features import Features, compute_features
 from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
 from tgems_export.head import head_file, load_head, load_head_card
+from tgems_export.loading import DEMO_FOLDER
 from tgems_export.progress import Reporter
 from tgems_export.prompts import class_embeddings, encode_prompts
 
@@ -143,13 +144,13 @@ def sizes(encoder: Encoder) -> str:
     def millions(module: torch.nn.Module) -> float:
         return sum(p.numel() for p in module.parameters()) / 1e6
 
-    image = millions(encoder.tower)
-    block = millions(encoder.tower.transformer.resblocks[0])
+    image = millions(encoder.tower.module)
+    block = millions(encoder.tower.module.transformer.resblocks[0])
     weights = (DEMO_FOLDER / "open_clip_model.safetensors").stat().st_size / 1e6
     head = head_file(DEMO_HEADS, 1).stat().st_size / 1e6
     return (
         f"Image tower {image:.2f} M parameters (a block {block:.3f} M), text tower "
-        f"{millions(encoder.clip) - image:.2f} M; {weights:.1f} MB in fp16; a head {head:.2f} MB."
+        f"{millions(encoder.text.clip) - image:.2f} M; {weights:.1f} MB in fp16; a head {head:.2f} MB."
     )
 
 

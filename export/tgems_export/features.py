@@ -26,9 +26,10 @@ from torch import Tensor
 from tgems_edge.errors import DataError, ImageError
 from tgems_edge.images import read_pixels
 from tgems_export.data import ImageFolder
-from tgems_export.encoder import Encoder, Pool
+from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
 from tgems_export.progress import Reporter
+from tgems_export.towers import Pool
 
 __all__ = ["Features", "cache_root", "compute_features"]
 
@@ -111,8 +112,8 @@ def _compute_chunk(
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes without the interpreter's lock
-        outcomes = list(zip(members, pool.map(read, members), strict=True))
+    with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock
+        outcomes = list(zip(members, threads.map(read, members), strict=True))
     for _, outcome in outcomes:
         if isinstance(outcome, ImageError):
             reporter.warn(f"left out: {outcome}")
@@ -120,15 +121,16 @@ def _compute_chunk(
     height, width = encoder.preprocessing.size
     pixels = np.stack([p for _, p in readable]) if readable else np.empty((0, height, width, 3), np.uint8)
     parts = [encoder.activations(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
-    empty = torch.empty(encoder.blocks, 0, encoder.width)
+    none, no_embedding = (
+        torch.empty(encoder.blocks, 0, encoder.width),
+        torch.empty(0, encoder.embedding_width),
+    )
     tensors = {
-        "cls": torch.cat([part.cls for part in parts] or [empty], dim=1).half(),
-        "mean": torch.cat([part.mean for part in parts] or [empty], dim=1).half(),
-        "embedding": torch.cat(
-            [part.embedding for part in parts] or [torch.empty(0, encoder.embedding_width)]
-        ),
+        "embedding": torch.cat([part.embedding for part in parts] or [no_embedding]),
         "indices": torch.tensor([index for index, _ in readable], dtype=torch.int64),
     }
+    for pool in encoder.tower.pools:
+        tensors[pool] = torch.cat([part.pools[pool] for part in parts] or [none], dim=1).half()
     write_atomically(chunk, save(tensors))
 
 

@@ -23,11 +23,12 @@ from tgems_edge.images import Picture, Preprocessing, decode, read_pixels
 from tgems_edge.model import Classifier
 from tgems_edge.session import IMAGE, INPUT, open_session
 from tgems_export.data import ImageFolder, read_labelled
-from tgems_export.encoder import DEMO, Encoder, load_encoder
+from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.files import write_atomically
 from tgems_export.graph import IR_VERSION, ExitGraph, Precision, to_onnx
 from tgems_export.head import Head, HeadCard, head_file, load_head, load_head_card
 from tgems_export.heads import versions
+from tgems_export.loading import DEMO
 from tgems_export.parity import check_rates, compare
 from tgems_export.pictures import draw, draw_many, to_jpeg
 from tgems_export.progress import Reporter

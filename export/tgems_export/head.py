@@ -20,8 +20,9 @@ from tgems_edge import records
 from tgems_edge.card import EncoderId
 from tgems_edge.errors import HeadError
 from tgems_edge.rates import class_rates
-from tgems_export.encoder import Encoder, Pool
+from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
+from tgems_export.towers import Pool
 
 __all__ = ["Head", "HeadCard", "Jumper", "TGem", "head_file", "load_head", "save_head"]
 

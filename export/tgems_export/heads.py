@@ -16,12 +16,13 @@ from torch import Tensor
 from tgems_edge import records
 from tgems_edge.errors import DataError, HeadError
 from tgems_export.data import ImageFolder, split
-from tgems_export.encoder import POOLS, Encoder, Pool
+from tgems_export.encoder import Encoder
 from tgems_export.features import Features, cache_root, compute_features
 from tgems_export.head import Head, HeadCard, head_file, load_head_card, save_head
 from tgems_export.health import examine
 from tgems_export.progress import Reporter, Task
 from tgems_export.prompts import Templates, class_embeddings, encode_prompts
+from tgems_export.towers import Pool
 from tgems_export.training import Settings, TrainingSet, predict, train_head, validate
 
 __all__ = ["Plan", "train_heads", "versions"]
@@ -48,6 +49,7 @@ class _Material:
     """What all layers share: n readable pictures, split, and the texts of the classes."""
 
     features: Features
+    pools: tuple[Pool, ...]  # that the encoder has
     targets: Tensor  # (n, C)
     train: Tensor  # indices into n
     validation: Tensor  # indices into n
@@ -107,6 +109,8 @@ def versions(*distributions: str) -> dict[str, str]:
 def _card_before_training(encoder: Encoder, folder: ImageFolder, plan: Plan, layer: int) -> HeadCard:
     """Everything about a head that is known before it is trained; the rest is left empty."""
     encoder.check_layer(layer)
+    if plan.pool != "auto":
+        encoder.check_pool(plan.pool)
     settings = dataclasses.asdict(plan.settings) | {"labels": plan.labels, "pool": plan.pool}
     return HeadCard(
         encoder=encoder.id,
@@ -150,7 +154,7 @@ def _prepare(encoder: Encoder, folder: ImageFolder, plan: Plan, reporter: Report
     held_out_text = class_embeddings(encode_prompts(encoder, plan.classes, held_out)) if held_out else None
     features = compute_features(encoder, folder, reporter)
     if plan.labels == "teacher":
-        targets = (encoder.logit_scale * features.embeddings() @ text.T).softmax(1)
+        targets = (encoder.text.logit_scale * features.embeddings() @ text.T).softmax(1)
     else:
         labels = torch.from_numpy(folder.labels[features.indices])
         for label, name in enumerate(plan.classes):
@@ -163,7 +167,14 @@ def _prepare(encoder: Encoder, folder: ImageFolder, plan: Plan, reporter: Report
             f"{folder.root}: {len(targets)} readable pictures; training and validating needs more"
         )
     return _Material(
-        features, targets, torch.from_numpy(train), torch.from_numpy(validation), prompts, text, held_out_text
+        features=features,
+        pools=encoder.tower.pools,
+        targets=targets,
+        train=torch.from_numpy(train),
+        validation=torch.from_numpy(validation),
+        prompts=prompts,
+        text=text,
+        held_out_text=held_out_text,
     )
 
 
@@ -183,15 +194,17 @@ def _train_layer(material: _Material, card: HeadCard, plan: Plan, path: Path, re
 
 def _choose_pool(material: _Material, layer: int, plan: Plan, reporter: Reporter) -> Pool:
     """The pool that does better on held-out pictures after an eighth of the training."""
+    if len(material.pools) == 1:
+        return material.pools[0]
     settings = dataclasses.replace(plan.settings, epochs=max(1, plan.settings.epochs // POOL_TRIAL))
     accuracy: dict[Pool, float] = {}
-    for pool in POOLS:
+    for pool in material.pools:
         data = _training_set(material, layer, pool)
         head = train_head(data, settings, layer=layer)
         accuracy[pool] = validate(head, data)
     trial = ", ".join(f"{pool} {value:.1%}" for pool, value in accuracy.items())
     reporter.say(f"layer {layer}: after {settings.epochs} epochs {trial} on held-out pictures")
-    return max(POOLS, key=lambda pool: accuracy[pool])
+    return max(material.pools, key=lambda pool: accuracy[pool])
 
 
 def _training_set(material: _Material, layer: int, pool: Pool) -> TrainingSet:

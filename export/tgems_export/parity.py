@@ -20,9 +20,10 @@ from tgems_edge.card import Parity
 from tgems_edge.errors import ParityError
 from tgems_edge.images import to_pixels
 from tgems_edge.session import INPUT
-from tgems_export.encoder import Encoder, Pool
+from tgems_export.encoder import Encoder
 from tgems_export.graph import Precision
 from tgems_export.head import Head
+from tgems_export.towers import Pool
 
 __all__ = ["TOLERANCE", "check_rates", "compare"]
 

@@ -114,27 +114,17 @@ def encode_prompts(encoder: Encoder, classes: Sequence[str], templates: Sequence
         DataError: a prompt that the text tower would cut off.
     """
     prompts = [template.replace("{}", spoken(name)) for name in classes for template in templates]
-    _check_length(encoder, prompts, classes, len(templates))
-    return encoder.encode_text(prompts).view(len(classes), len(templates), -1)
+    if (index := encoder.text.first_too_long(prompts)) is not None:
+        raise DataError(
+            f"class name {classes[index // len(templates)]!r} is too long: the prompt {prompts[index]!r} has "
+            f"more tokens than {encoder.id.name} reads; shorten the name"
+        )
+    return encoder.text.encode(prompts).view(len(classes), len(templates), -1)
 
 
 def class_embeddings(prompt_embeddings: Tensor) -> Tensor:
     """(C, P, E) to (C, E): the mean over the templates, of length 1 again."""
     return torch.nn.functional.normalize(prompt_embeddings.mean(1), dim=-1)
-
-
-def _check_length(encoder: Encoder, prompts: Sequence[str], classes: Sequence[str], per_class: int) -> None:
-    """Tokenises with twice the room: what spills over would have been cut off, name and all."""
-    length = encoder.context_length
-    tokens = encoder.tokenize([*prompts, ""], context_length=2 * length)
-    padding = tokens[-1, -1]
-    spilled = (tokens[:-1, length:] != padding).any(1)
-    if spilled.any():
-        index = int(spilled.nonzero()[0])
-        raise DataError(
-            f"class name {classes[index // per_class]!r} is too long: the prompt {prompts[index]!r} has more "
-            f"than the {length} tokens of {encoder.id.name}; shorten the name"
-        )
 
 
 def _read_lines(path: Path, what: str, otherwise: str = "one a line") -> list[str]:

@@ -10,11 +10,15 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from tgems_edge.cli import app
+from tgems_edge.images import to_pixels
+from tgems_edge.session import INPUT, open_session
 from tgems_export.data import read_labelled
-from tgems_export.encoder import DEMO_FOLDER, load_encoder
+from tgems_export.encoder import load_encoder
+from tgems_export.graph import ExitGraph, to_onnx
 from tgems_export.head import Head
 from tgems_export.heads import Plan, train_heads
-from tgems_export.pictures import draw
+from tgems_export.loading import DEMO_FOLDER
+from tgems_export.pictures import SHAPES, draw
 from tgems_export.progress import Reporter
 from tgems_export.prompts import load_templates
 from tgems_export.training import Settings
@@ -74,6 +78,38 @@ def random_head():
         return head.eval().requires_grad_(False)
 
     return random_head
+
+
+class Exit:
+    """An exit with a random head, as a graph, and the rates that the encoder's own library gives."""
+
+    def __init__(self, encoder, layer, pool, head, pictures=7, **options):
+        self.text = encoder.text.encode(["a cat", "a dog", "a truck"])
+        self.graph = ExitGraph(encoder, layer, pool, head, self.text, **options)
+        self.size, self.pool = encoder.preprocessing.size, pool
+        drawn = [draw(seed, *SHAPES[seed % len(SHAPES)]) for seed in range(pictures)]
+        self.pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in drawn])
+        images = torch.stack([encoder.reference_transform(picture) for picture in drawn])
+        self.rates = head.rates(encoder.exit_activation(images, layer, pool), self.text).numpy()
+
+    def check_in_torch(self):
+        self.check(self.graph(torch.from_numpy(self.pixels))[0])
+
+    def check_in_onnx(self, opset=18):
+        session = open_session(to_onnx(self.graph, self.size, opset).SerializeToString())
+        for batch in (1, len(self.pixels)):
+            self.check(session.run(["rates"], {INPUT: self.pixels[:batch]})[0])
+
+    def check(self, rates):
+        """The rates of the first pictures, to rounding; and pictures have different ones."""
+        assert np.ptp(self.rates, axis=0).max() > 1e-4
+        torch.testing.assert_close(np.asarray(rates), self.rates[: len(rates)], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def make_exit(random_head):
+    """make_exit(encoder, layer, pool, ...): see `Exit`."""
+    return lambda encoder, *what, **options: Exit(encoder, *what, random_head(encoder), **options)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,8 @@ from tgems_export.demo.augmentation import Augmentation, change, mix
 from tgems_export.demo.packs import TRAINING, read_pack, read_training_packs, unpack
 from tgems_export.demo.pretraining import RECIPES, Settings, cross_entropy, pretrain, read_pictures
 from tgems_export.demo.vocabulary import build_vocabulary
-from tgems_export.encoder import DEMO_FOLDER, load_encoder
+from tgems_export.encoder import load_encoder
+from tgems_export.loading import DEMO_FOLDER
 from tgems_export.pictures import to_jpeg
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
@@ -230,7 +231,7 @@ class TestPretraining:
         encoder = load_encoder(f"local-dir:{out}")
         assert (encoder.width, encoder.blocks, encoder.preprocessing.size) == (32, 12, (64, 64))
         assert "non-commercial" in encoder.licence
-        text = encoder.encode_text([f"a photo of a {name}." for name in COLOURS])
+        text = encoder.text.encode([f"a photo of a {name}." for name in COLOURS])
         answers = (encoder.activations(pictures.pixels[:60]).embedding @ text.T).argmax(1)
         assert (answers.numpy() == pictures.labels[:60]).mean() > 0.9
         assert {t.dtype for t in load_file(out / "open_clip_model.safetensors").values()} == {torch.float16}
@@ -310,7 +311,7 @@ class TestPretraining:
         small = torch.rand(2, 3, 32, 32)
         doubled = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
         with torch.no_grad():
-            found = load_encoder(f"local-dir:{out}").clip.encode_image(doubled)
+            found = load_encoder(f"local-dir:{out}").text.clip.encode_image(doubled)
             torch.testing.assert_close(found, earlier.encode_image(small), atol=2e-3, rtol=2e-3)
 
     def test_earlier_weights_that_do_not_fit_are_refused(self, pictures, tmp_path, reporter):

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tgems_edge.errors import EncoderError
 from tgems_edge.images import to_pixels
-from tgems_export.encoder import DEMO_FOLDER, POOLS, load_encoder
+from tgems_export.encoder import load_encoder
+from tgems_export.loading import DEMO_FOLDER
 from tgems_export.pictures import SHAPES, draw
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -30,7 +31,7 @@ def plain(tiny):
 
 def test_demo_is_what_open_clips_factory_makes_of_its_folder(encoder):
     expected = open_clip.create_model(f"local-dir:{DEMO_FOLDER}").state_dict()
-    weights = encoder.clip.state_dict()
+    weights = encoder.text.clip.state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
@@ -68,7 +69,7 @@ def test_a_folder_can_have_random_weights_too(encoder):
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_a_local_checkpoint_is_loaded(encoder, plain, tmp_path, suffix):
     path = tmp_path / f"weights.{suffix}"
-    (torch.save if suffix == "pt" else save_file)(encoder.clip.state_dict(), path)
+    (torch.save if suffix == "pt" else save_file)(encoder.text.clip.state_dict(), path)
     loaded = load_encoder(plain, str(path))
     assert loaded.id.sha256 == encoder.id.sha256
     assert loaded.id.pretrained == str(path)
@@ -77,11 +78,11 @@ def test_a_local_checkpoint_is_loaded(encoder, plain, tmp_path, suffix):
 def test_weights_that_were_trained_with_quick_gelu_run_with_it(encoder, tiny, tmp_path, monkeypatch):
     """As those of OpenAI do, which open_clip loads into plain GELU with no more than a warning."""
     name, path = tiny("tiny-tagged"), str(tmp_path / "weights.pt")
-    torch.save(encoder.clip.state_dict(), path)
+    torch.save(encoder.text.clip.state_dict(), path)
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {"quick": {"url": "x", "quick_gelu": True}})
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: path)
     loaded = load_encoder(name, "quick")
-    assert {type(block.mlp.gelu) for block in loaded.tower.transformer.resblocks} == {QuickGELU}
+    assert {type(block.mlp.gelu) for block in loaded.tower.module.transformer.resblocks} == {QuickGELU}
 
 
 @pytest.mark.parametrize(
@@ -114,32 +115,58 @@ def test_a_name_unlike_any_other_is_not_answered_with_an_empty_list():
 )
 def test_a_damaged_checkpoint_is_refused(encoder, plain, tmp_path, suffix, damage):
     path = tmp_path / f"weights.{suffix}"
-    (torch.save if suffix == "pt" else save_file)(encoder.clip.state_dict(), path)
+    (torch.save if suffix == "pt" else save_file)(encoder.text.clip.state_dict(), path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(EncoderError, match="tiny-plain: cannot be loaded"):
         load_encoder(plain, str(path))
 
 
-@pytest.mark.parametrize("content", [{"weight": torch.zeros(2)}, [1, 2]], ids=["other names", "no names"])
-def test_a_checkpoint_of_something_else_is_refused(plain, tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"weight": torch.zeros(2)}, r"another architecture: it lacks \S+ and \d+ more; give the --encoder"),
+        ([1, 2], "cannot be loaded"),
+    ],
+    ids=["other names", "no names"],
+)
+def test_a_checkpoint_of_something_else_is_refused(plain, tmp_path, content, message):
     torch.save(content, tmp_path / "weights.pt")
-    with pytest.raises(EncoderError, match="tiny-plain: cannot be loaded"):
+    with pytest.raises(EncoderError, match=f"tiny-plain: .*{message}"):
         load_encoder(plain, str(tmp_path / "weights.pt"))
 
 
 @pytest.mark.parametrize(
-    ("file", "damage"),
+    ("file", "damage", "message"),
     [
-        (CONFIG, lambda text: text.replace(b'"layers": 12', b'"layers": 13')),
-        (CONFIG, lambda text: text.replace(b'"width": 128', b'"width": 64')),
-        (CONFIG, lambda text: text[:-9]),
-        (WEIGHTS, lambda whole: whole[:100_000]),
+        (
+            CONFIG,
+            lambda text: text.replace(b'"layers": 12', b'"layers": 13'),
+            r"it lacks \S+resblocks.12.ln_1",
+        ),
+        (CONFIG, lambda text: text.replace(b'"layers": 12', b'"layers": 11'), "it also holds"),
+        (
+            CONFIG,
+            lambda text: text.replace(b'"mlp_ratio": 4.0', b'"mlp_ratio": 2.0'),
+            r"shape \(\S+ .* instead of \(",
+        ),
+        (CONFIG, lambda text: text[:-9], "cannot be loaded"),
+        (CONFIG, lambda text: b"[1, 2]", "cannot be loaded"),
+        (CONFIG, lambda text: b"{}", "its configuration lacks 'embed_dim'"),
+        (WEIGHTS, lambda whole: whole[:100_000], "cannot be loaded"),
     ],
-    ids=["more layers", "other width", "half a configuration", "half the weights"],
+    ids=[
+        "more layers",
+        "fewer",
+        "other width",
+        "half a configuration",
+        "a list",
+        "nothing",
+        "half the weights",
+    ],
 )
-def test_a_folder_that_does_not_fit_together_is_refused(folder, file, damage):
+def test_a_folder_that_does_not_fit_together_is_refused(folder, file, damage, message):
     (folder / file).write_bytes(damage((folder / file).read_bytes()))
-    with pytest.raises(EncoderError, match="cannot be loaded"):
+    with pytest.raises(EncoderError, match=message):
         load_encoder(f"local-dir:{folder}")
 
 
@@ -153,10 +180,13 @@ def test_a_folder_that_lacks_a_file_is_refused(folder, file):
 @pytest.mark.parametrize(
     ("vision", "message"),
     [
-        ({"layers": [1, 1, 1, 1], "width": 8}, "ModifiedResNet, which cannot be cut at a block; use"),
-        ({"qk_norm": True}, "blocks of type .* cannot be exported yet"),
+        (
+            {"layers": [1, 1, 1, 1], "width": 8},
+            "a ModifiedResNet .*, not one of the ViTs .*; use a ViT such as",
+        ),
+        ({"scaled_cosine_attn": True}, "scaled cosine attention cannot run in open_clip either"),
     ],
-    ids=["resnet", "qk-norm"],
+    ids=["resnet", "cosine"],
 )
 def test_a_tower_that_cannot_be_cut_is_refused_with_the_reason(tiny, vision, message):
     with pytest.raises(EncoderError, match=message):
@@ -169,11 +199,11 @@ def test_a_layer_out_of_range_is_refused_with_the_range(encoder, layer):
         encoder.check_layer(layer)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_what_training_reads_is_what_parity_compares_with(encoder, pool):
     pictures = [draw(seed, 50, 40) for seed in range(3)]
     pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in pictures])
-    all_layers = getattr(encoder.activations(pixels), pool)
+    all_layers = encoder.activations(pixels).pools[pool]
     images = torch.stack([encoder.reference_transform(picture) for picture in pictures])
     for layer in range(1, encoder.blocks + 1):
         cut = encoder.exit_activation(images, layer, pool)
@@ -185,7 +215,7 @@ def test_the_full_towers_answer_is_open_clips(encoder):
     ours = encoder.activations(np.stack([to_pixels(p, encoder.preprocessing) for p in pictures])).embedding
     images = torch.stack([encoder.reference_transform(picture) for picture in pictures])
     with torch.no_grad():
-        torch.testing.assert_close(ours, encoder.clip.encode_image(images, normalize=True))
+        torch.testing.assert_close(ours, encoder.text.clip.encode_image(images, normalize=True))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

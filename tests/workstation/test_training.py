@@ -256,7 +256,7 @@ def test_the_teacher_labels_with_its_own_softmax(command, encoder, figures, tmp_
     assert card.settings["labels"] == "teacher" and card.classes == ("red circle", "truck", "sky")
     (data,) = seen
     embeddings = compute_features(encoder, read_unlabelled(flat), Reporter(quiet=True)).embeddings()
-    soft = (encoder.logit_scale * embeddings @ data.text.T).softmax(1)
+    soft = (encoder.text.logit_scale * embeddings @ data.text.T).softmax(1)
     torch.testing.assert_close(data.targets.sum(1), torch.ones(len(data.targets)))
     assert {tuple(row) for row in data.targets.tolist()} <= {tuple(row) for row in soft.tolist()}
     assert data.targets.max() < 1

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from tgems_export.catalogue import Architecture
     from tgems_export.freeze import Frozen
+    from tgems_export.progress import Reporter
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -49,7 +51,10 @@ def export(
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 18,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The model file.")] = Path("model.onnx"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")] = False,
+    list_models: Annotated[
+        bool, typer.Option("--list-models", help="Which of open_clip's architectures can be cut, and stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON Lines on standard output.")] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
     ] = False,
@@ -66,14 +71,38 @@ def export(
     from tgems_export.progress import Reporter
     from tgems_export.prompts import read_class_file
 
+    reporter = Reporter(quiet=quiet)
+    if list_models:
+        _list_models(reporter, as_json)
+        return
     started = perf_counter()
     names = read_class_file(classes) if classes else None
     exit_ = load_exit(layer, head, encoder, pretrained, names)
-    reporter = Reporter(quiet=quiet)
     form = Form(input=input_, precision=precision, opset=opset)
     frozen = freeze(exit_, output, reporter, data=data, form=form, overwrite=overwrite)
     report = _as_json if as_json else _as_text
     typer.echo(report(frozen, perf_counter() - started))
+
+
+def _list_models(reporter: Reporter, as_json: bool) -> None:
+    from tgems_export.catalogue import list_architectures
+
+    for architecture in list_architectures(reporter):
+        if as_json:
+            typer.echo(json.dumps(dataclasses.asdict(architecture)))
+        else:
+            typer.echo(_described(architecture))
+
+
+def _described(architecture: Architecture) -> str:
+    if architecture.reason:
+        return f"❌ {architecture.name:<34} {architecture.reason}"
+    height, width = architecture.image_size
+    pools = " or ".join(architecture.pools)
+    return (
+        f"✅ {architecture.name:<34} {architecture.blocks} blocks, width {architecture.width:>4}, "
+        f"{height}x{width}, {architecture.parameters / 1e6:>6.1f} M, exits read {pools}"
+    )
 
 
 def _as_json(frozen: Frozen, seconds: float) -> str:

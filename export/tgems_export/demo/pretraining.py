@@ -32,8 +32,8 @@ from tgems_edge.images import Preprocessing, decode, to_pixels
 from tgems_export.demo.augmentation import Augmentation, change, mix
 from tgems_export.demo.packs import Pack
 from tgems_export.demo.vocabulary import Vocabulary, build_vocabulary
-from tgems_export.encoder import DEMO_FOLDER
 from tgems_export.files import write_atomically
+from tgems_export.loading import DEMO_FOLDER
 from tgems_export.progress import Reporter
 from tgems_export.prompts import NAMED, class_embeddings
 

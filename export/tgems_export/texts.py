@@ -1,0 +1,85 @@
+"""Prompts to text embeddings: a CLIP's own text tower, or a stand-in for one that was never trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ClipText", "StandInText", "TextTower"]
+
+BATCH = 256
+INITIAL_LOGIT_SCALE = 1 / 0.07  # what CLIP begins its training with
+
+
+class TextTower(Protocol):
+    """What training and export need of the text side of a CLIP."""
+
+    @property
+    def logit_scale(self) -> float:
+        """What CLIP multiplies cosines with to make logits."""
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Text embeddings of length 1, (len(prompts), E), on the CPU."""
+
+    def first_too_long(self, prompts: Sequence[str]) -> int | None:
+        """The index of the first prompt that would be cut off, name and all."""
+
+
+@dataclass(frozen=True)
+class ClipText:
+    """The text tower of a loaded CLIP."""
+
+    clip: Any  # open_clip's model, a torch module
+    tokenize: Any
+    device: torch.device
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens a prompt may have."""
+        return int(self.clip.context_length)
+
+    @property
+    def logit_scale(self) -> float:
+        """See `TextTower`."""
+        return float(self.clip.logit_scale.exp())
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """See `TextTower`."""
+        tokens = self.tokenize(list(prompts)).to(self.device)
+        chunks = [self.clip.encode_text(chunk, normalize=True) for chunk in tokens.split(BATCH)]
+        return torch.cat(chunks).float().cpu()
+
+    def first_too_long(self, prompts: Sequence[str]) -> int | None:
+        """Tokenises with twice the room: what spills over would have been cut off."""
+        tokens = self.tokenize([*prompts, ""], context_length=2 * self.context_length)
+        padding = tokens[-1, -1]
+        spilled = (tokens[:-1, self.context_length :] != padding).any(1)
+        return int(spilled.nonzero()[0]) if spilled.any() else None
+
+
+@dataclass(frozen=True)
+class StandInText:
+    """Embeddings drawn from the prompts themselves.
+
+    An untrained text tower says nothing either, and SigLIP's cannot be asked without tokenizer files.
+    """
+
+    width: int  # E
+    logit_scale: float = INITIAL_LOGIT_SCALE
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """See `TextTower`; equal prompts have equal embeddings, on every machine."""
+        seeds = [int.from_bytes(hashlib.sha256(p.encode()).digest()[:4], "big") for p in prompts]
+        drawn = np.stack([np.random.RandomState(seed).standard_normal(self.width) for seed in seeds])
+        return nn.functional.normalize(torch.from_numpy(drawn).float(), dim=-1)
+
+    def first_too_long(self, prompts: Sequence[str]) -> int | None:
+        """Nothing is cut off."""
+        return None
