@@ -19,7 +19,6 @@ from tgems_edge.card import EncoderId
 from tgems_edge.errors import EncoderError
 from tgems_edge.images import Preprocessing
 from tgems_export.loading import (
-    CONFIG_FILE,
     DEMO,
     LOCAL_DIR,
     RANDOM,
@@ -28,9 +27,9 @@ from tgems_export.loading import (
     outlined_tower,
     random_preprocessing,
     random_tower,
-    read_json,
     source,
 )
+from tgems_export.recipes import CONFIG_FILE, read_config
 from tgems_export.texts import ClipText, StandInText, TextTower
 from tgems_export.towers import Pool, Tower, read_tower
 
@@ -195,7 +194,7 @@ def _licence(identity: EncoderId) -> str:
     """The `license` that a folder's configuration states; open_clip ignores the key."""
     folder = source(identity.name)
     if folder.startswith(LOCAL_DIR):
-        config = read_json(Path(folder.removeprefix(LOCAL_DIR)) / CONFIG_FILE)
+        config = read_config(Path(folder.removeprefix(LOCAL_DIR)) / CONFIG_FILE)
         return str(config.get("license", "not stated"))
     return f"those of {identity.name} ({identity.pretrained})"
 

@@ -230,6 +230,20 @@ class _Gelu(nn.Module):
         return tokens * (torch.erf(tokens / math.sqrt(2)) + 1.0) * 0.5
 
 
+class _TanhGelu(nn.Module):
+    """GELU's approximation, x/2 (1 + tanh u) = x sigmoid(2u), which takes fewer passes over the memory."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        slope = 2 * math.sqrt(2 / math.pi)
+        return tokens * torch.sigmoid(tokens * (slope * 0.044715 * tokens * tokens + slope))
+
+
+def _activation(activation: nn.Module) -> nn.Module:
+    if isinstance(activation, nn.GELU):
+        return _Gelu() if activation.approximate == "none" else _TanhGelu()
+    return activation
+
+
 class _Hidden(nn.Module):
     """The hidden activation of an MLP, gated or not, `padding` zeros wider than it was trained."""
 
@@ -237,8 +251,7 @@ class _Hidden(nn.Module):
         super().__init__()
         self.gate = None if block.gate is None else _linear(block.gate, more_outputs=padding)
         self.expand = _linear(block.expand, more_outputs=padding)
-        is_gelu = isinstance(block.activation, nn.GELU) and block.activation.approximate == "none"
-        self.activation = _Gelu() if is_gelu else block.activation
+        self.activation = _activation(block.activation)
         self.norm = _norm(block.norm)
 
     def forward(self, tokens: Tensor) -> Tensor:

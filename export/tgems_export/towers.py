@@ -21,7 +21,7 @@ import torch
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock, VisionTransformer
 from timm.layers import Attention as TimmAttention
-from timm.layers import AttentionRope, Mlp, PatchEmbed, SwiGLU
+from timm.layers import AttentionRope, GELUTanh, Mlp, PatchEmbed, SwiGLU
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from timm.models import eva
 from timm.models import vision_transformer as vit
@@ -253,7 +253,7 @@ class _TimmTower(Tower):
                 pre_2=before[1],
                 gate=gate,
                 expand=expand,
-                activation=block.mlp.act,
+                activation=nn.GELU("tanh") if type(block.mlp.act) is GELUTanh else block.mlp.act,
                 norm=_norm(block.mlp.norm),
                 contract=block.mlp.fc2,
                 post_2=after[1],

@@ -1,7 +1,8 @@
 """The workstation's commands; their modules import torch only when a command runs."""
 
 import logging
+import os
 
 # What goes wrong is raised and becomes one line; these libraries log it as well, several times over.
-for library in ("", "huggingface_hub"):
-    logging.getLogger(library).setLevel(logging.CRITICAL)
+logging.getLogger().setLevel(logging.CRITICAL)
+os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
