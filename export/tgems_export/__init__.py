@@ -2,7 +2,12 @@
 
 Read in the order in which things depend on each other:
 
-    encoder    a CLIP from open_clip, and the activation behind each of its blocks
+    towers     what image towers are made of, whatever library built them
+    recipes    the activation and the preprocessing that weights were trained with
+    loading    from a name and a tag or file to a CLIP of open_clip
+    texts      prompts to text embeddings
+    encoder    all of it: a frozen CLIP, and the activation behind each of its blocks
+    catalogue  which of open_clip's architectures can be cut
     prompts    class names and templates to text embeddings
     data       image folders
     features   activations of a folder, cached on disk
@@ -11,6 +16,7 @@ Read in the order in which things depend on each other:
     training   one head: how it is trained, and how it resumes
     health     the degenerate solutions, noticed
     heads      all of it: a folder of pictures to head files
+    blocks     the parts of an image tower, rewired for ONNX
     graph      one exit as a graph, and as ONNX
     pictures   drawn from a seed
     parity     the graph against PyTorch

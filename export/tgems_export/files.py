@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -28,7 +29,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:  # of a file that has no name yet
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        reason = error.strerror
+        if error.errno == errno.ENOSPC:
+            reason = f"not enough disk for {len(content) / 1e6:.0f} MB; free some, or write elsewhere"
+        raise OSError(error.errno, reason, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

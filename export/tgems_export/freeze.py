@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from tgems_edge.card import Accuracy, Card, Parity, Sample, noise_pixels, seal, sealed_digest
@@ -156,9 +157,8 @@ def freeze(
     graph = ExitGraph(encoder, layer, pool, exit_.head, exit_.text, precision=form.precision)
     model = to_onnx(graph, encoder.preprocessing.size, form.opset)
     session = open_session(model.SerializeToString())
-    reporter.say("comparing it with PyTorch")
     what = (session, encoder, layer, pool, exit_.head, exit_.text)
-    drawn = draw_many(DRAWN_PICTURES)
+    drawn = _counted(draw_many(DRAWN_PICTURES), DRAWN_PICTURES, reporter)
     parity = compare(*what, drawn, "drawn from a seed, all aspect ratios", form.precision)
     resizing = None
     if form.input == IMAGE:
@@ -170,7 +170,9 @@ def freeze(
     if folder:
         accuracy, readable = _measure(final, exit_, folder, reporter)
         step = -(-len(readable) // COMPARED_PICTURES)
-        given = (decode(folder.path(index)) for index in readable[::step])  # one batch in memory at a time
+        chosen = readable[::step]
+        pictures = (decode(folder.path(index)) for index in chosen)  # one batch in memory at a time
+        given = _counted(pictures, len(chosen), reporter)
         parity = _worse(parity, compare(*what, given, "of --data", form.precision))
     card = Card(
         classes=exit_.classes,
@@ -224,6 +226,14 @@ def _read_data(exit_: Exit, root: Path) -> ImageFolder:
     if folder.sha256 == exit_.card.data_sha256:
         raise DataError(f"{root}: the head was trained on these very pictures; measure on others")
     return folder
+
+
+def _counted(pictures: Iterable[Image.Image], total: int, reporter: Reporter) -> Iterator[Image.Image]:
+    """The same pictures, with progress."""
+    with reporter.task("comparing it with PyTorch", total, unit="pictures") as task:
+        for picture in pictures:
+            yield picture
+            task.advance(1)
 
 
 def _worse(one: Parity, other: Parity) -> Parity:

@@ -1,28 +1,17 @@
-"""One exit as a graph: from uint8 pixels to class-rates, rewired for ONNX and nothing else.
+"""One exit as a graph, from uint8 pixels to class-rates, and as ONNX.
 
-The trained parts stay as they are; here their weights are put into modules that say the same thing in
-the form a runtime likes. Everything is exact up to rounding, and `parity` checks it:
-
-- scaling and normalisation are folded into the first convolution, which has no padding;
-- class token and registers are added along with the positions, after as many zero rows of padding;
-- keys and values are one product, LayerScale is in the weights before it, and the 1/sqrt(d) of
-  attention in the query's;
-- in the last block only the rows that the exit reads are computed: for the CLS token, keys and values of
-  all tokens, but query, output projection and MLP of one; for the mean of the patch tokens, which is
-  taken before the last product of the MLP, that product of one;
-- the Jumper's normalisation is folded into its linear map, and the class Gaussians are one product
-  (`tgems_edge.rates`).
+The trained parts stay as they are; here their weights are put into modules that say the same thing
+(`blocks`), the Jumper's normalisation is folded into its linear map, and the class Gaussians are one product
+(`tgems_edge.rates`).
 
 With fp16 the blocks compute in half precision, which is nearly all of the work; the patch embedding, whose
 folded weights are too small for it, and the rates, which square and cancel, stay in fp32.
 
-B pictures; L tokens, Q of them queries; D width, H heads of width d; C classes, K the Jumper's width.
+B pictures, D width, C classes, K the Jumper's width.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 from typing import Literal
 
 import onnx
@@ -31,22 +20,33 @@ import torch
 from torch import Tensor, nn
 
 from tgems_edge.errors import InputError
-from tgems_edge.images import Preprocessing
 from tgems_edge.rates import rate_tables
 from tgems_edge.session import INPUT, OUTPUTS
+from tgems_export.blocks import Embedding, ExitBlock, ResidualBlock, make_linear
 from tgems_export.encoder import Encoder
 from tgems_export.head import Head
-from tgems_export.towers import Attention, Block, Pool, Rotary, Stem
+from tgems_export.towers import Pool
 
 __all__ = ["ExitGraph", "Precision", "to_onnx"]
 
 IR_VERSION = 8  # onnxruntime 1.17 and later load it
 OPSETS = range(18, 24)
-SIZE_LIMIT = 2**31  # of a protobuf, and so of a model in one file
+SIZE_LIMIT = 2**31 - 2**24  # bytes of weights: a protobuf, and so a model in one file, ends at 2 GB
 
 Precision = Literal["fp32", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
-ALL, CLASS_TOKEN = slice(None), slice(1)  # of the tokens
+
+
+class _Rates(nn.Module):
+    """z (B, K) to class-rates (B, C): [z*z, z] @ [a, b]^T + c."""
+
+    def __init__(self, mu: Tensor, variance: Tensor):
+        super().__init__()
+        a, b, c = rate_tables(mu.double(), variance.double(), log2=torch.log2)
+        self.tables = make_linear(torch.cat([a, b], 1).float(), c.float())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.tables(torch.cat([z * z, z], 1))
 
 
 class ExitGraph(nn.Module):
@@ -66,10 +66,10 @@ class ExitGraph(nn.Module):
         super().__init__()
         self.dtype = DTYPES[precision]
         tower = encoder.tower
-        self.embedding = _Embedding(tower.stem(), encoder.preprocessing)
-        self.blocks = nn.Sequential(*(_Block(tower.block(i)) for i in range(layer - 1))).to(self.dtype)
-        self.last = _LastBlock(tower.block(layer - 1), pool, tower.prefix).to(self.dtype)
-        self.jumper = _made_linear(*head.jumper.folded())
+        self.embedding = Embedding(tower.stem(), encoder.preprocessing)
+        self.blocks = nn.Sequential(*(ResidualBlock(tower.block(i)) for i in range(layer - 1))).to(self.dtype)
+        self.last = ExitBlock(tower.block(layer - 1), pool, tower.prefix).to(self.dtype)
+        self.jumper = make_linear(*head.jumper.folded())
         self.rates = _Rates(*head.tgem(text))
         self.inverse_temperature = self.jumper.out_features / temperature
         self.layer = layer
@@ -82,280 +82,6 @@ class ExitGraph(nn.Module):
         label = rates.argmin(1)
         probabilities = torch.softmax(-self.inverse_temperature * rates, 1)
         return rates, probabilities, label, torch.full_like(label, self.layer)
-
-
-class _Embedding(nn.Module):
-    """uint8 (B, H, W, 3) to tokens (B, L, D)."""
-
-    def __init__(self, stem: Stem, preprocessing: Preprocessing):
-        super().__init__()
-        convolutions = _normalising(stem.convolutions, preprocessing)
-        first, prefix = convolutions[0], len(stem.prefix)
-        offset = torch.cat([stem.prefix, stem.positions]).float().cpu()
-        self.tokens: nn.Module = _Convolved(convolutions, prefix)
-        if isinstance(first, nn.Conv2d) and len(convolutions) == 1 and first.kernel_size == first.stride:
-            self.tokens = _Patches(first, prefix)
-            offset[prefix:] += first.get_parameter("bias")
-        self.offset = nn.Parameter(offset)
-        self.norm = _norm(stem.norm)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.norm(self.tokens(pixels) + self.offset)
-
-
-class _Patches(nn.Module):
-    """A convolution that moves by its own size, as one product of (B, L, p p 3) patches, and no bias."""
-
-    def __init__(self, convolution: nn.Conv2d, prefix: int):
-        super().__init__()
-        self.size = convolution.kernel_size
-        weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # (D, p p 3)
-        self.padding = (0, _padding(weight.shape[1]), prefix, 0)
-        self.weight = nn.Parameter(nn.functional.pad(weight, self.padding[:2]).T.contiguous())
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        height, width = self.size
-        rows, columns = pixels.shape[1] // height, pixels.shape[2] // width
-        whole = pixels[:, : rows * height, : columns * width]
-        patches = whole.reshape(-1, rows, height, columns, width * 3).transpose(2, 3)
-        patches = patches.reshape(-1, rows * columns, height * width * 3)
-        return nn.functional.pad(patches, self.padding).float() @ self.weight
-
-
-class _Convolved(nn.Module):
-    """A stem of several convolutions, with zeros for the prefix tokens."""
-
-    def __init__(self, convolutions: nn.Sequential, prefix: int):
-        super().__init__()
-        self.convolutions = convolutions
-        self.prefix = prefix
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.convolutions(pixels.float().permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
-        return nn.functional.pad(patches, (0, 0, self.prefix, 0))
-
-
-class _Attention(nn.Module):
-    """Multi-head attention of the tokens that are read, Q of them, to all tokens."""
-
-    def __init__(self, attention: Attention, read: slice):
-        super().__init__()
-        self.read = read
-        self.heads = attention.heads
-        self.width = attention.query.out_features  # H d
-        self.query, self.query_norm = _scaled_query(attention)
-        self.key_value = _stacked(attention.key, attention.value)
-        self.key_norm = _norm(attention.key_norm)
-        self.rotary = None if attention.rotary is None else _Rotary(attention.rotary)
-        self.norm = _norm(attention.norm)
-        self.out = _linear(attention.out)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, L, D) to (B, Q, D)."""
-        queries = tokens[:, self.read]
-        query = self.query_norm(self._split(self.query(queries), 1)[0])  # (B, H, Q, d)
-        key, value = self._split(self.key_value(tokens), 2)  # (B, H, L, d) each
-        key = self.key_norm(key)
-        if self.rotary is not None:
-            query, key = self.rotary(query, self.read), self.rotary(key, ALL)
-        mixed = torch.softmax(query @ key.transpose(2, 3), -1) @ value  # (B, H, Q, d)
-        return self.out(self.norm(mixed.transpose(1, 2).reshape(-1, queries.shape[1], self.width)))
-
-    def _split(self, joined: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, L, parts H d) to `parts` tensors of (B, H, L, d)."""
-        shape = (-1, joined.shape[1], parts * self.heads, self.width // self.heads)
-        return joined.reshape(shape).transpose(1, 2).split(self.heads, dim=1)
-
-
-class _ClassAttention(nn.Module):
-    """Multi-head attention of the class token alone, without keys and values.
-
-    q . (W_k x + b_k) = (q W_k) . x + q . b_k, of which softmax does not see the last; and the mix of the
-    values is W_v times the mix of the tokens, plus b_v, because the weights of a mix add up to 1. So one
-    row goes through both maps instead of L.
-    """
-
-    def __init__(self, attention: Attention):
-        super().__init__()
-        self.heads = attention.heads
-        self.query, self.query_norm = _scaled_query(attention)
-        key, value = _linear(attention.key), _linear(attention.value)
-        self.key = nn.Parameter(key.weight.unflatten(0, (self.heads, -1)))  # (H, d, D)
-        self.value = nn.Parameter(value.weight.unflatten(0, (self.heads, -1)).mT.contiguous())  # (H, D, d)
-        self.value_bias = value.bias
-        self.norm = _norm(attention.norm)
-        self.out = _linear(attention.out)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, L, D) to (B, 1, D)."""
-        query = self.query(tokens[:, 0]).unflatten(1, (self.heads, -1))  # (B, H, d)
-        query = self.query_norm(query).transpose(0, 1) @ self.key  # (H, B, D)
-        weights = torch.softmax(query.transpose(0, 1) @ tokens.transpose(1, 2), -1)  # (B, H, L)
-        mixed = (weights @ tokens).transpose(0, 1) @ self.value  # (H, B, d)
-        mixed = mixed.transpose(0, 1).flatten(1) + self.value_bias  # (B, H d)
-        return self.out(self.norm(mixed)).unsqueeze(1)
-
-
-def _attention(attention: Attention, read: slice) -> nn.Module:
-    if read == CLASS_TOKEN and attention.rotary is None and attention.key_norm is None:
-        return _ClassAttention(attention)
-    return _Attention(attention, read)
-
-
-def _scaled_query(attention: Attention) -> tuple[nn.Linear, nn.Module]:
-    """The map to queries and its norm, the later of which divides by sqrt(d) as well."""
-    query, norm = _linear(attention.query), _norm(attention.query_norm)
-    for parameter in (query if attention.query_norm is None else norm).parameters():
-        parameter.data.mul_((attention.query.out_features // attention.heads) ** -0.5)
-    return query, norm
-
-
-class _Rotary(nn.Module):
-    """Turns the pairs of queries or keys (B, H, Q, d) by the angles of their tokens."""
-
-    def __init__(self, rotary: Rotary):
-        super().__init__()
-        self.cos = nn.Parameter(torch.cat([rotary.cos, rotary.cos], 1).float().cpu())  # (L, d)
-        self.sin = nn.Parameter(torch.cat([-rotary.sin, rotary.sin], 1).float().cpu())
-
-    def forward(self, entries: Tensor, read: slice) -> Tensor:
-        first, second = entries.chunk(2, dim=-1)
-        return entries * self.cos[read] + torch.cat([second, first], -1) * self.sin[read]
-
-
-class _Gelu(nn.Module):
-    """GELU in the one spelling that onnxruntime takes for a GELU."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens * (torch.erf(tokens / math.sqrt(2)) + 1.0) * 0.5
-
-
-class _TanhGelu(nn.Module):
-    """GELU's approximation, x/2 (1 + tanh u) = x sigmoid(2u), which takes fewer passes over the memory."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        slope = 2 * math.sqrt(2 / math.pi)
-        return tokens * torch.sigmoid(tokens * (slope * 0.044715 * tokens * tokens + slope))
-
-
-def _activation(activation: nn.Module) -> nn.Module:
-    if isinstance(activation, nn.GELU):
-        return _Gelu() if activation.approximate == "none" else _TanhGelu()
-    return activation
-
-
-class _Hidden(nn.Module):
-    """The hidden activation of an MLP, gated or not, `padding` zeros wider than it was trained."""
-
-    def __init__(self, block: Block, padding: int):
-        super().__init__()
-        self.gate = None if block.gate is None else _linear(block.gate, more_outputs=padding)
-        self.expand = _linear(block.expand, more_outputs=padding)
-        self.activation = _activation(block.activation)
-        self.norm = _norm(block.norm)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        if self.gate is None:
-            return self.norm(self.activation(self.expand(tokens)))
-        return self.norm(self.activation(self.gate(tokens)) * self.expand(tokens))
-
-
-class _Block(nn.Module):
-    """One residual block, (B, L, D) to (B, Q, D), for the Q tokens that are read."""
-
-    def __init__(self, block: Block, read: slice = ALL):
-        super().__init__()
-        self.read = read
-        self.pre_1, self.post_1 = _norm(block.pre_1), _norm(block.post_1)
-        self.pre_2, self.post_2 = _norm(block.pre_2), _norm(block.post_2)
-        self.attention = _attention(block.attention, read)
-        padding = 0 if block.norm else _padding(block.expand.out_features)
-        self.hidden = _Hidden(block, padding)
-        self.contract = _linear(block.contract, more_inputs=padding)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens[:, self.read] + self.post_1(self.attention(self.pre_1(tokens)))
-        return tokens + self.post_2(self.contract(self.hidden(self.pre_2(tokens))))
-
-
-class _LastBlock(_Block):
-    """The block in front of the exit, (B, L, D) to the activation (B, D) that the exit reads."""
-
-    def __init__(self, block: Block, pool: Pool, prefix: int):
-        super().__init__(block, CLASS_TOKEN if pool == "cls" else slice(prefix, None))
-        self.mean_of_hidden = block.post_2 is None  # the mean of a linear map is the map of the mean
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        if self.read == CLASS_TOKEN:
-            return super().forward(tokens)[:, 0]
-        if not self.mean_of_hidden:
-            return super().forward(tokens).mean(1)
-        tokens = tokens[:, self.read] + self.post_1(self.attention(self.pre_1(tokens)))
-        return tokens.mean(1) + self.contract(self.hidden(self.pre_2(tokens)).mean(1))
-
-
-class _Rates(nn.Module):
-    """z (B, K) to class-rates (B, C): [z*z, z] @ [a, b]^T + c."""
-
-    def __init__(self, mu: Tensor, variance: Tensor):
-        super().__init__()
-        a, b, c = rate_tables(mu.double(), variance.double(), log2=torch.log2)
-        self.tables = _made_linear(torch.cat([a, b], 1).float(), c.float())
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.tables(torch.cat([z * z, z], 1))
-
-
-def _normalising(convolutions: nn.Sequential, preprocessing: Preprocessing) -> nn.Sequential:
-    """Convolutions of which the first, which has no padding, scales and normalises as well."""
-    folded = copy.deepcopy(convolutions).float().cpu()
-    first = next(module for module in folded.modules() if isinstance(module, nn.Conv2d))
-    mean = torch.tensor(preprocessing.mean, dtype=torch.float64).view(1, 3, 1, 1)
-    std = torch.tensor(preprocessing.std, dtype=torch.float64).view(1, 3, 1, 1)
-    weight = first.weight.detach().double() / std
-    bias = torch.zeros(len(weight)) if first.bias is None else first.bias.detach()
-    first.weight = nn.Parameter((weight / 255).float())
-    first.bias = nn.Parameter((bias - (weight * mean).sum((1, 2, 3))).float())
-    return folded.requires_grad_(False)
-
-
-def _padding(width: int) -> int:
-    """How many zeros to add to rows of `width` floats.
-
-    Rows that lie a multiple of 4 KiB apart fall into the same few sets of the first-level cache, and a
-    product waits for them; measured in benchmarks/where_time_goes.py.
-    """
-    return 16 if width % 1024 == 0 else 0
-
-
-def _stacked(*linears: nn.Linear) -> nn.Linear:
-    """Several linear maps of the same input as one."""
-    copies = [_linear(linear) for linear in linears]
-    weight, bias = torch.cat([one.weight for one in copies]), torch.cat([one.bias for one in copies])
-    return _made_linear(weight, bias)
-
-
-def _linear(linear: nn.Linear, *, more_inputs: int = 0, more_outputs: int = 0) -> nn.Linear:
-    """A copy of a linear map, in fp32 and with a bias, with zeros for additional inputs and outputs."""
-    weight = nn.functional.pad(linear.weight.detach().float().cpu(), (0, more_inputs, 0, more_outputs))
-    bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach().float().cpu()
-    return _made_linear(weight.clone(), nn.functional.pad(bias, (0, more_outputs)).clone())
-
-
-def _made_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
-    return linear
-
-
-def _norm(norm: nn.LayerNorm | None) -> nn.Module:
-    """A plain copy: the libraries' own norms cast, which would end up in the graph."""
-    if norm is None:
-        return nn.Identity()
-    plain = nn.LayerNorm(norm.normalized_shape, eps=norm.eps)
-    plain.weight.data.copy_(norm.weight)
-    plain.bias.data.copy_(norm.bias)
-    return plain
 
 
 def to_onnx(graph: ExitGraph, size: tuple[int, int], opset: int) -> onnx.ModelProto:
@@ -374,7 +100,8 @@ def to_onnx(graph: ExitGraph, size: tuple[int, int], opset: int) -> onnx.ModelPr
     weights = sum(p.numel() * p.element_size() for p in graph.parameters())
     if weights >= SIZE_LIMIT:
         raise InputError(
-            f"{weights / 1e9:.1f} GB of weights, more than the 2 of one file; use an earlier layer"
+            f"{weights / 1e9:.1f} GB of weights, and one file holds less than 2; give an earlier --layer, "
+            "or --precision fp16"
         )
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     program = torch.onnx.export(

@@ -34,6 +34,15 @@ __all__ = ["Attention", "Block", "Pool", "Rotary", "Stem", "Tower", "kind_of", "
 
 Pool = Literal["cls", "mean"]
 
+PYRAMID = "its stages shrink the picture, so its blocks are no chain of one width"
+NOT_A_CHAIN = {
+    "ModifiedResNet (open_clip)": PYRAMID,
+    "ConvNeXt (timm)": PYRAMID,
+    "FastVit (timm)": PYRAMID,
+    "SwinTransformer (timm)": PYRAMID,
+    "VisionTransformerRelPos (timm)": "its attention has relative positions, which the graph has not",
+}
+
 
 @dataclass(frozen=True)
 class Stem:
@@ -61,11 +70,11 @@ class Attention:
     query: nn.Linear  # D to H d
     key: nn.Linear
     value: nn.Linear
-    query_norm: nn.LayerNorm | None  # over d
-    key_norm: nn.LayerNorm | None
-    rotary: Rotary | None
-    norm: nn.LayerNorm | None  # over H d
     out: nn.Linear  # H d to D
+    query_norm: nn.LayerNorm | None = None  # over d
+    key_norm: nn.LayerNorm | None = None
+    rotary: Rotary | None = None
+    norm: nn.LayerNorm | None = None  # over H d, before `out`
 
 
 @dataclass(frozen=True)
@@ -91,17 +100,14 @@ class Tower(ABC):
     that every graph is compared with.
     """
 
-    def __init__(self, module: nn.Module, blocks: int, width: int, prefix: int):
-        """Of `blocks` blocks of width D, with P prefix tokens."""
+    def __init__(self, module: nn.Module, blocks: int, width: int, prefix: int, *, has_class_token: bool):
+        """Of `blocks` blocks of width D, with P prefix tokens, the class token first."""
         self.module: Any = module
         self.blocks = blocks
         self.width = width
         self.prefix = prefix
-
-    @property
-    def pools(self) -> tuple[Pool, ...]:
-        """What an exit may read: the class token, where there is one, or the mean of the patch tokens."""
-        return ("cls", "mean") if self.prefix else ("mean",)
+        # What an exit may read: the class token, or the mean of the patch tokens.
+        self.pools: tuple[Pool, ...] = ("cls", "mean") if has_class_token else ("mean",)
 
     @abstractmethod
     def stem(self) -> Stem:
@@ -124,7 +130,8 @@ def read_tower(module: nn.Module) -> Tower:
     elif isinstance(module, TimmModel) and type(module.trunk) in (vit.VisionTransformer, eva.Eva):
         tower = _TimmTower(module)
     else:
-        raise EncoderError(f"its image tower is a {kind_of(module)}, not one of the ViTs that can be cut")
+        why = NOT_A_CHAIN.get(kind_of(module), "not one of the ViTs that can be cut")
+        raise EncoderError(f"its image tower is a {kind_of(module)}: {why}")
     tower.stem()
     tower.block(0)
     return tower
@@ -142,7 +149,7 @@ class _OpenClipTower(Tower):
 
     def __init__(self, module: VisionTransformer):
         blocks = module.transformer.resblocks
-        super().__init__(module, len(blocks), int(module.conv1.out_channels), prefix=1)
+        super().__init__(module, len(blocks), int(module.conv1.out_channels), 1, has_class_token=True)
 
     def stem(self) -> Stem:
         positions = self.module.positional_embedding.detach()
@@ -181,7 +188,7 @@ class _OpenClipTower(Tower):
 
 def _joint_attention(attention: nn.MultiheadAttention) -> Attention:
     query, key, value = _thirds(attention.in_proj_weight, attention.in_proj_bias)
-    return Attention(attention.num_heads, query, key, value, None, None, None, None, attention.out_proj)
+    return Attention(attention.num_heads, query, key, value, attention.out_proj)
 
 
 def _custom_attention(attention: Any) -> Attention:
@@ -195,11 +202,10 @@ def _custom_attention(attention: Any) -> Attention:
         query=query,
         key=key,
         value=value,
+        out=attention.out_proj,
         query_norm=_norm(attention.ln_q),
         key_norm=_norm(attention.ln_k),
-        rotary=None,
         norm=_norm(attention.ln_inner),
-        out=attention.out_proj,
     )
 
 
@@ -208,7 +214,14 @@ class _TimmTower(Tower):
 
     def __init__(self, module: TimmModel):
         trunk = module.trunk
-        super().__init__(module, len(trunk.blocks), trunk.embed_dim, trunk.num_prefix_tokens)
+        has_class_token = trunk.cls_token is not None
+        super().__init__(
+            module,
+            len(trunk.blocks),
+            trunk.embed_dim,
+            trunk.num_prefix_tokens,
+            has_class_token=has_class_token,
+        )
         self.trunk: Any = trunk
 
     def stem(self) -> Stem:
@@ -288,11 +301,11 @@ class _TimmTower(Tower):
             query=query,
             key=key,
             value=value,
+            out=attention.proj,
             query_norm=norms[0],
             key_norm=norms[1],
             rotary=rotary,
             norm=_norm(attention.norm),
-            out=attention.proj,
         )
 
     def _rotary(self, *, half: bool) -> Rotary:

@@ -182,7 +182,7 @@ def test_a_folder_that_lacks_a_file_is_refused(folder, file):
     [
         (
             {"layers": [1, 1, 1, 1], "width": 8},
-            "a ModifiedResNet .*, not one of the ViTs .*; use a ViT such as",
+            "a ModifiedResNet .*: its stages shrink the picture.*; use a ViT such as",
         ),
         ({"scaled_cosine_attn": True}, "scaled cosine attention cannot run in open_clip either"),
     ],

@@ -1,6 +1,8 @@
 """From heads to a model file that classifies, and everything that is refused on the way."""
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -13,6 +15,7 @@ from tgems_edge import load
 from tgems_edge.card import Card, EncoderId, sealed_digest
 from tgems_edge.errors import HeadError
 from tgems_export import freeze as freeze_module
+from tgems_export import graph as graph_module
 from tgems_export.freeze import load_exit
 from tgems_export.graph import ExitGraph
 from tgems_export.head import load_head, save_head
@@ -262,3 +265,42 @@ def test_a_head_with_random_weights_finds_its_encoder_again(command, make_folder
     assert load_exit(1, tmp_path / "heads", None, None, None).encoder.id.pretrained == "random"
     with pytest.raises(HeadError, match="trained on demo with weights"):
         load_exit(1, tmp_path / "heads", "demo", None, None)
+
+
+@pytest.mark.slow
+def test_a_tower_without_class_token_goes_the_whole_way(command, make_folder, tmp_path):
+    """SigLIP 2: pictures squashed, exits that read the mean, no tokenizer at hand."""
+    pets = make_folder(tmp_path / "pets", {"cat": 4, "dog": 4})
+    heads, siglip = tmp_path / "heads", ("--encoder", "ViT-B-32-SigLIP2-256", "--pretrained", "random")
+    options = (*siglip, "--epochs", 1, "--k", 8, "--layer", 2, "--out", heads)
+    refused(command("train", pets, *options, "--pool", "cls", "-q"), "has no class token; give --pool mean")
+    assert command("train", pets, *options).exit_code == 0
+    for kind in ("pixels", "image"):
+        model = tmp_path / f"{kind}.onnx"
+        result = command("export", "--layer", 2, "--head", heads, "--input", kind, "--output", model)
+        assert result.exit_code == 0, result.stderr
+        card = load(model).card
+        assert (card.pool, card.preprocessing.resize_mode, card.preprocessing.size) == (
+            "mean",
+            "squash",
+            (256, 256),
+        )
+        assert (card.encoder.name, card.encoder.pretrained) == ("ViT-B-32-SigLIP2-256", "random")
+    answers = [
+        load(tmp_path / f"{kind}.onnx").classify(pets / "cat" / "00.png") for kind in ("pixels", "image")
+    ]
+    torch.testing.assert_close(answers[0].rates, answers[1].rates, rtol=1e-3, atol=1e-3)
+
+
+def test_more_than_one_file_holds_is_refused(export, monkeypatch):
+    monkeypatch.setattr(graph_module, "SIZE_LIMIT", 100_000)
+    refused(export(), "0.0 GB of weights, and one file holds less than 2; give an earlier --layer")
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(export, tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused(export(), "model.onnx: not enough disk for 1 MB; free some, or write elsewhere")
+    assert list(tmp_path.iterdir()) == []

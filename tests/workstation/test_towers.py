@@ -50,6 +50,7 @@ OURS = {
     "eva-half": (eva.Eva, ROPE | {"rope_rotate_half": True, "qk_norm": True}),
     "pe": (eva.Eva, ROPE | {"attn_type": "rope", "use_pre_transformer_norm": True, "init_values": 0.1}),
     "pe-registers": (eva.Eva, ROPE | {"attn_type": "rope", "num_reg_tokens": 2, "no_embed_class": True}),
+    "pe-only-registers": (eva.Eva, ROPE | {"class_token": False, "num_reg_tokens": 2, "pool": "map"}),
     "pe-no-class": (eva.Eva, ROPE | {"attn_type": "rope", "class_token": False, "pool": "map"}),
     "siglip": (vit.VisionTransformer, {"class_token": False, "pool": "map", "act_layer": "gelu_tanh"}),
     "vit-registers": (vit.VisionTransformer, {"reg_tokens": 2, "init_values": 0.3, "qk_norm": True}),

@@ -39,7 +39,8 @@ def export(
         str | None, typer.Option(help="The CLIP of the head. Default: the one it was trained on.")
     ] = None,
     pretrained: Annotated[
-        str | None, typer.Option(help="Its weights: a tag, a checkpoint, or random. Default: as trained.")
+        str | None,
+        typer.Option(help="Its weights, as for `train`. Default: those the head was trained on."),
     ] = None,
     input_: Annotated[
         Literal["pixels", "image"],

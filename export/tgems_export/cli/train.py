@@ -17,10 +17,12 @@ def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Image folder, DATA/<class>/*.jpg.")],
     layer: Annotated[list[int] | None, typer.Option(help="Block to exit at; may repeat. Default: 5.")] = None,
     encoder: Annotated[
-        str, typer.Option(help="A CLIP: an open_clip name, local-dir:PATH, or the built-in demo.")
+        str,
+        typer.Option(help="A CLIP: see `export --list-models`; local-dir:PATH, hf-hub:ORG/NAME, or demo."),
     ] = "demo",
     pretrained: Annotated[
-        str | None, typer.Option(help="open_clip tag, a local checkpoint, or random for untrained weights.")
+        str | None,
+        typer.Option(help="Its weights: a tag, a file, TAG:FILE (a file trained like a tag), or random."),
     ] = None,
     classes: Annotated[
         Path | None,
