@@ -9,9 +9,11 @@ Everything is exact up to rounding, and `parity` checks it:
 - in the last block only what the exit reads is computed: for the class token, query, output projection and
   MLP of one token, and neither keys nor values; for the mean of the patch tokens, the mean before the last
   product of the MLP;
+- tokens come first and pictures second, so that heads need no transposition: a product of onnxruntime's
+  takes its batch from the middle;
 - GELU is spelled as onnxruntime fuses it, and no row is a multiple of 4 KiB long.
 
-B pictures; L tokens, Q of them queries; D width, H heads of width d.
+B pictures; L tokens, Q of them queries, P prefix tokens; D width, H heads of width d.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ ALL, CLASS_TOKEN = slice(None), slice(1)  # of the tokens
 
 
 class Embedding(nn.Module):
-    """uint8 (B, H, W, 3) to tokens (B, L, D)."""
+    """uint8 (B, H, W, 3) to tokens (L, B, D)."""
 
     def __init__(self, stem: Stem, preprocessing: Preprocessing):
         """Scales and normalises pixels as the encoder's preprocessing says."""
         super().__init__()
         convolutions = _normalising(stem.convolutions, preprocessing)
         prefix = len(stem.prefix)
-        offset = torch.cat([stem.prefix, stem.positions]).float().cpu()
+        offset = torch.cat([stem.prefix, stem.positions]).float().cpu().unsqueeze(1)  # (L, 1, D)
         self.tokens: nn.Module = _Convolved(convolutions, prefix)
         if _is_one_product(convolutions):
             self.tokens = _Patches(convolutions[0], prefix)
@@ -59,7 +61,7 @@ def _is_one_product(convolutions: nn.Sequential) -> bool:
 
 
 class _Patches(nn.Module):
-    """A convolution that moves by its own size, as one product of (B, L, p p 3) patches, and no bias."""
+    """A convolution that moves by its own size, as one product of (L, B, p p 3) patches, and no bias."""
 
     def __init__(self, convolution: Any, prefix: int):
         super().__init__()
@@ -74,7 +76,7 @@ class _Patches(nn.Module):
         whole = pixels[:, : rows * height, : columns * width]
         patches = whole.reshape(-1, rows, height, columns, width * 3).transpose(2, 3)
         patches = patches.reshape(-1, rows * columns, height * width * 3)
-        return nn.functional.pad(patches, self.padding).float() @ self.weight
+        return nn.functional.pad(patches, self.padding).transpose(0, 1).float() @ self.weight
 
 
 class _Convolved(nn.Module):
@@ -86,8 +88,8 @@ class _Convolved(nn.Module):
         self.prefix = prefix
 
     def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.convolutions(pixels.float().permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
-        return nn.functional.pad(patches, (0, 0, self.prefix, 0))
+        patches = self.convolutions(pixels.float().permute(0, 3, 1, 2)).flatten(2)  # (B, D, L - P)
+        return nn.functional.pad(patches.permute(2, 0, 1), (0, 0, 0, 0, self.prefix, 0))
 
 
 class _Attention(nn.Module):
@@ -106,20 +108,19 @@ class _Attention(nn.Module):
         self.out = _linear(attention.out)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, L, D) to (B, Q, D)."""
-        queries = tokens[:, self.read]
-        query = self.query_norm(self._split(self.query(queries), 1)[0])  # (B, H, Q, d)
-        key, value = self._split(self.key_value(tokens), 2)  # (B, H, L, d) each
-        key = self.key_norm(key)
+        """(L, B, D) to (Q, B, D)."""
+        query = self.query_norm(self._heads(self.query(tokens[self.read])))  # (Q, B H, d)
+        key, value = self.key_value(tokens).split(self.width, dim=-1)
+        key, value = self.key_norm(self._heads(key)), self._heads(value)  # (L, B H, d)
         if self.rotary is not None:
             query, key = self.rotary(query, self.read), self.rotary(key, ALL)
-        mixed = torch.softmax(query @ key.transpose(2, 3), -1) @ value  # (B, H, Q, d)
-        return self.out(self.norm(mixed.transpose(1, 2).reshape(-1, queries.shape[1], self.width)))
+        weights = torch.softmax(query.transpose(0, 1) @ key.permute(1, 2, 0), -1)  # (B H, Q, L)
+        mixed = (weights @ value.transpose(0, 1)).transpose(0, 1)  # (Q, B H, d)
+        return self.out(self.norm(mixed.reshape(len(mixed), -1, self.width)))
 
-    def _split(self, joined: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, L, parts H d) to `parts` tensors of (B, H, L, d)."""
-        shape = (-1, joined.shape[1], parts * self.heads, self.width // self.heads)
-        return joined.reshape(shape).transpose(1, 2).split(self.heads, dim=1)
+    def _heads(self, joined: Tensor) -> Tensor:
+        """(L, B, H d) to (L, B H, d)."""
+        return joined.reshape(len(joined), -1, self.width // self.heads)
 
 
 class _ClassAttention(nn.Module):
@@ -142,13 +143,14 @@ class _ClassAttention(nn.Module):
         self.out = _linear(attention.out)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, L, D) to (B, 1, D)."""
-        query = self.query(tokens[:, 0]).unflatten(1, (self.heads, -1))  # (B, H, d)
+        """(L, B, D) to (1, B, D)."""
+        query = self.query(tokens[0]).unflatten(1, (self.heads, -1))  # (B, H, d)
         query = self.query_norm(query).transpose(0, 1) @ self.key  # (H, B, D)
+        tokens = tokens.transpose(0, 1)  # (B, L, D)
         weights = torch.softmax(query.transpose(0, 1) @ tokens.transpose(1, 2), -1)  # (B, H, L)
         mixed = (weights @ tokens).transpose(0, 1) @ self.value  # (H, B, d)
         mixed = mixed.transpose(0, 1).flatten(1) + self.value_bias  # (B, H d)
-        return self.out(self.norm(mixed)).unsqueeze(1)
+        return self.out(self.norm(mixed)).unsqueeze(0)
 
 
 def _attention(attention: Attention, read: slice) -> nn.Module:
@@ -166,12 +168,13 @@ def _scaled_query(attention: Attention) -> tuple[nn.Linear, nn.Module]:
 
 
 class _Rotary(nn.Module):
-    """Turns the pairs of queries or keys (B, H, Q, d) by the angles of their tokens."""
+    """Turns the pairs of queries or keys (Q, B H, d) by the angles of their tokens."""
 
     def __init__(self, rotary: Rotary):
         super().__init__()
-        self.cos = nn.Parameter(torch.cat([rotary.cos, rotary.cos], 1).float().cpu())  # (L, d)
-        self.sin = nn.Parameter(torch.cat([-rotary.sin, rotary.sin], 1).float().cpu())
+        cos, sin = rotary.cos.float().cpu(), rotary.sin.float().cpu()
+        self.cos = nn.Parameter(torch.cat([cos, cos], 1).unsqueeze(1))  # (L, 1, d)
+        self.sin = nn.Parameter(torch.cat([-sin, sin], 1).unsqueeze(1))
 
     def forward(self, entries: Tensor, read: slice) -> Tensor:
         first, second = entries.chunk(2, dim=-1)
@@ -216,7 +219,7 @@ class _Hidden(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """One residual block, (B, L, D) to (B, Q, D), for the Q tokens that are read."""
+    """One residual block, (L, B, D) to (Q, B, D), for the Q tokens that are read."""
 
     def __init__(self, block: Block, read: slice = ALL):
         """Reads the tokens of a slice."""
@@ -235,12 +238,12 @@ class ResidualBlock(nn.Module):
         return tokens + self.post_2(self.contract(self.hidden(self.pre_2(tokens))))
 
     def attend(self, tokens: Tensor) -> Tensor:
-        """The first half of the block, (B, L, D) to (B, Q, D)."""
-        return tokens[:, self.read] + self.post_1(self.attention(self.pre_1(tokens)))
+        """The first half of the block, (L, B, D) to (Q, B, D)."""
+        return tokens[self.read] + self.post_1(self.attention(self.pre_1(tokens)))
 
 
 class ExitBlock(ResidualBlock):
-    """The block in front of the exit, (B, L, D) to the activation (B, D) that the exit reads."""
+    """The block in front of the exit, (L, B, D) to the activation (B, D) that the exit reads."""
 
     def __init__(self, block: Block, pool: Pool, prefix: int):
         """Of a tower with P = `prefix` prefix tokens."""
@@ -250,11 +253,11 @@ class ExitBlock(ResidualBlock):
     def forward(self, tokens: Tensor) -> Tensor:
         """See above."""
         if self.read == CLASS_TOKEN:
-            return super().forward(tokens)[:, 0]
+            return super().forward(tokens)[0]
         if not self.mean_of_hidden:
-            return super().forward(tokens).mean(1)
+            return super().forward(tokens).mean(0)
         tokens = self.attend(tokens)
-        return tokens.mean(1) + self.contract(self.hidden(self.pre_2(tokens)).mean(1))
+        return tokens.mean(0) + self.contract(self.hidden(self.pre_2(tokens)).mean(0))
 
 
 def _normalising(convolutions: nn.Sequential, preprocessing: Preprocessing) -> nn.Sequential:
