@@ -1,6 +1,7 @@
 """A CLIP is loaded through open_clip's factory, or refused in plain words; its tower can be cut anywhere."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -12,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from tgems_edge.errors import EncoderError
 from tgems_edge.images import to_pixels
 from tgems_export.encoder import load_encoder
-from tgems_export.loading import DEMO_FOLDER
+from tgems_export.loading import DEMO_FOLDER, outlined_tower, random_preprocessing
 from tgems_export.pictures import SHAPES, draw
 
+FAMILIES = ("ViT-B-16-SigLIP", "ViT-L-14-CLIPA", "PE-Core-T-16-384", "MobileCLIP2-B")
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
@@ -223,3 +225,17 @@ def test_our_preprocessing_is_open_clips(encoder, shape):
     picture = draw(1, *shape)
     ours = encoder.normalise(to_pixels(picture, encoder.preprocessing)[None])[0]
     torch.testing.assert_close(ours, encoder.reference_transform(picture), rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def preprocessings():
+    """Of architectures whose pictures are squashed, resampled or normalised in different ways."""
+    return {name: random_preprocessing(name, outlined_tower(name)) for name in FAMILIES}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_our_preprocessing_is_that_of_every_family(encoder, preprocessings, name, shape):
+    other, picture = replace(encoder, transform=preprocessings[name]), draw(1, *shape)
+    ours = other.normalise(to_pixels(picture, other.preprocessing)[None])[0]
+    torch.testing.assert_close(ours, other.reference_transform(picture), rtol=0, atol=1e-6)
