@@ -51,8 +51,8 @@ K = 128
 OPSET = 18
 
 AIMED_EXIT, AIM = "exit 5", 3.0  # times faster than the plain full tower
-SECONDS = 45.0  # for one batch size and number of threads of one architecture, if LEAST_ROUNDS fit in
-LEAST_ROUNDS = 3
+SECONDS = 90.0  # for one batch size and number of threads of one architecture, if LEAST_ROUNDS fit in
+LEAST_ROUNDS = 2
 PROCESSES = 3  # to measure memory with; the system may take pages back meanwhile
 
 EAGER, PLAIN, OURS = "full, PyTorch", "full, plain ONNX", "full, our ONNX"

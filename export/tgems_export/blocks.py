@@ -7,11 +7,11 @@ Everything is exact up to rounding, and `parity` checks it:
 - class token and registers are added along with the positions, after as many zero rows;
 - keys and values are one product, and the 1/sqrt(d) of attention is in the query's weights;
 - in the last block only what the exit reads is computed: for the class token, query, output projection and
-  MLP of one token, and neither keys nor values; for the mean of the patch tokens, the mean before the last
-  product of the MLP;
+  MLP of one token, and without rotary positions neither keys nor values; for the mean of the patch
+  tokens, that mean before the last product of the MLP;
 - tokens come first and pictures second, so that heads need no transposition: a product of onnxruntime's
   takes its batch from the middle;
-- GELU is spelled as onnxruntime fuses it, and no row is a multiple of 4 KiB long.
+- GELU is spelled as onnxruntime fuses it; patches and hidden activations are no multiple of 4 KiB long.
 
 B pictures; L tokens, Q of them queries, P prefix tokens; D width, H heads of width d.
 """

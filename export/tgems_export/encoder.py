@@ -29,7 +29,7 @@ from tgems_export.loading import (
     random_tower,
     source,
 )
-from tgems_export.recipes import CONFIG_FILE, read_config
+from tgems_export.recipes import CONFIG_FILE, make_recipe, read_config
 from tgems_export.texts import ClipText, StandInText, TextTower
 from tgems_export.towers import Pool, Tower, read_tower
 
@@ -166,7 +166,7 @@ def load_encoder(
     else:
         weights, tokenize = load_clip(name, pretrained)
         module, text = weights.visual, ClipText(weights, tokenize, device)
-        transform = PreprocessCfg(**module.preprocess_cfg)
+        transform = make_recipe(None, module.preprocess_cfg).preprocessing
     weights.requires_grad_(False).to(device)
     identity = EncoderId(name, pretrained, _hash_weights(weights))
     return Encoder(

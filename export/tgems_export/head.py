@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tgems_edge import records
 from tgems_edge.card import EncoderId
 from tgems_edge.errors import HeadError
+from tgems_edge.images import Preprocessing
 from tgems_edge.rates import class_rates
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
@@ -80,6 +81,7 @@ class HeadCard:
     """What a head file says about itself."""
 
     encoder: EncoderId
+    preprocessing: Preprocessing  # of the pictures it was trained on
     layer: int
     pool: Pool
     k: int
@@ -154,6 +156,11 @@ def load_head(path: Path, encoder: Encoder) -> tuple[Head, HeadCard]:
         raise HeadError(
             f"{path}: trained on {card.encoder.name} with weights {card.encoder.sha256[:12]}, not on "
             f"{encoder.id.name} with weights {encoder.id.sha256[:12]}; train a head for this encoder"
+        )
+    if card.preprocessing != encoder.preprocessing:
+        raise HeadError(
+            f"{path}: trained on pictures that were resized or normalised otherwise than {encoder.id.name} "
+            f"({encoder.id.pretrained}) has it now; train a head for this encoder"
         )
     head = Head(encoder.width, encoder.embedding_width, card.k)
     try:

@@ -114,6 +114,7 @@ def _card_before_training(encoder: Encoder, folder: ImageFolder, plan: Plan, lay
     settings = dataclasses.asdict(plan.settings) | {"labels": plan.labels, "pool": plan.pool}
     return HeadCard(
         encoder=encoder.id,
+        preprocessing=encoder.preprocessing,
         layer=layer,
         pool="cls",
         k=plan.settings.k,

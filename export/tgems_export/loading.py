@@ -18,11 +18,19 @@ import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from open_clip.model import _build_vision_tower  # nothing public makes an image tower without a text tower
 from open_clip.transform import PreprocessCfg
+from safetensors import safe_open
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tgems_edge.errors import EncoderError, MissingDependency
-from tgems_export.recipes import agreed_recipe, recipe_of_file, recipe_of_tag
+from tgems_export.recipes import (
+    CONFIG_FILE,
+    agreed_recipe,
+    make_recipe,
+    read_config,
+    recipe_of_file,
+    recipe_of_tag,
+)
 
 __all__ = [
     "DEMO",
@@ -41,7 +49,6 @@ DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo" / "clip"
 RANDOM = "random"
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
-URL_CACHE = Path("~/.cache/clip").expanduser()  # of the tags that are not on the Hugging Face hub
 NEARLY_CONSTANT, NOISE = 1e-3, 0.05  # standard deviations
 
 
@@ -60,13 +67,14 @@ def model_config(name: str) -> dict[str, Any]:
         raise EncoderError(f"{name}: no such folder; give --encoder local-dir:PATH")
     with _one_line(name, "its configuration"):
         config = open_clip.get_model_config(source(name))
+        config = None if config is None else dict(config)
     if config is None:
         nearest = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
         examples = ", ".join(nearest or ["ViT-B-32", "ViT-L-14"])
         raise EncoderError(
             f"{name}: open_clip has no such model; nearest: {examples}; all: tgems-edge export --list-models"
         )
-    return dict(config)
+    return config
 
 
 def outlined_tower(name: str) -> Any:
@@ -98,11 +106,16 @@ def random_tower(config: dict[str, Any], seed: int) -> Any:
     return tower
 
 
-def random_preprocessing(architecture: str, tower: Any) -> PreprocessCfg:
-    """What the trained weights of an architecture expect of pictures, where they agree."""
-    agreed = agreed_recipe(architecture)
-    preprocessing = agreed.preprocessing if agreed else PreprocessCfg()
-    return PreprocessCfg(**asdict(preprocessing) | {"size": tower.image_size})
+def random_preprocessing(name: str, tower: Any) -> PreprocessCfg:
+    """What the trained weights of a folder or an architecture expect of pictures, where they agree."""
+    folder = source(name)
+    if folder.startswith(LOCAL_DIR):
+        config = read_config(Path(folder.removeprefix(LOCAL_DIR)) / CONFIG_FILE)
+        with _one_line(name, "its configuration"):
+            recipe = make_recipe(None, config.get("preprocess_cfg", {}))
+    else:
+        recipe = agreed_recipe(name) or make_recipe(None, {})
+    return PreprocessCfg(**asdict(recipe.preprocessing) | {"size": tower.image_size})
 
 
 def load_clip(name: str, pretrained: str | None) -> tuple[Any, Any]:
@@ -120,7 +133,7 @@ def load_clip(name: str, pretrained: str | None) -> tuple[Any, Any]:
     options = _options(name, pretrained)
     with _one_line(name, "its tokenizer"):
         tokenize = open_clip.get_tokenizer(source(name))
-    with _one_line(name, str(pretrained or "its weights"), _cache(name, pretrained)):
+    with _one_line(name, str(pretrained or "its weights")):
         clip = open_clip.create_model(source(name), **options, require_pretrained=True)
     return clip.eval(), tokenize
 
@@ -145,6 +158,7 @@ def _options(name: str, pretrained: str | None) -> dict[str, Any]:
     recipe = recipe_of_tag(name, like) if like else recipe_of_file(name, Path(file))
     if not recipe.quick_gelu and model_config(name).get("quick_gelu"):
         raise EncoderError(f"{name}: {file} was trained with GELU; give the --encoder without -quickgelu")
+    _check_positions(name, Path(file))
     preprocessing = asdict(recipe.preprocessing)
     del preprocessing["size"]
     return {
@@ -152,6 +166,26 @@ def _options(name: str, pretrained: str | None) -> dict[str, Any]:
         "force_quick_gelu": recipe.quick_gelu,
         "force_preprocess_cfg": preprocessing,
     }
+
+
+def _check_positions(name: str, file: Path) -> None:
+    """open_clip would stretch the positions of another image size and say nothing."""
+    positions = "visual.positional_embedding"
+    with _one_line(name, str(file)):
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as tensors:
+                held = positions in tensors.keys()  # noqa: SIM118
+                found = tensors.get_slice(positions).get_shape() if held else None
+        else:
+            weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            weights = weights.get("state_dict", weights)
+            found = next((list(weights[key].shape) for key in weights if key.endswith(positions)), None)
+    expected = getattr(outlined_tower(name), "positional_embedding", None)
+    if found and expected is not None and found != list(expected.shape):
+        raise EncoderError(
+            f"{name}: {file} belongs to another architecture: {found[0] - 1} patches a picture instead of "
+            f"{len(expected) - 1}; give the --encoder it is for"
+        )
 
 
 def _image_tower(config: dict[str, Any]) -> Any:
@@ -182,14 +216,8 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **options)
 
 
-def _cache(name: str, pretrained: str | None) -> Path:
-    """Where open_clip keeps what it fetched for a tag."""
-    notes = open_clip.get_pretrained_cfg(name, pretrained or "")
-    return URL_CACHE if notes and not notes.get("hf_hub") else Path(HF_HUB_CACHE)
-
-
 @contextmanager
-def _one_line(name: str, what: str, cache: Path | None = None) -> Iterator[None]:
+def _one_line(name: str, what: str) -> Iterator[None]:
     """Whatever goes wrong inside becomes one line about `what` of a CLIP, and what to do."""
     try:
         yield
@@ -199,16 +227,18 @@ def _one_line(name: str, what: str, cache: Path | None = None) -> Iterator[None]
         ) from None
     except Exception as error:  # a file that is not what it seems makes parsers and unpicklers raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise EncoderError(
-            f"{name}: {_explained(error, reason, what, cache or Path(HF_HUB_CACHE))}"
-        ) from None
+        raise EncoderError(f"{name}: {_explained(error, reason, what, name)}") from None
 
 
-def _explained(error: Exception, reason: str, what: str, cache: Path) -> str:
-    if "Failed to download" in reason or "huggingface.co" in reason:
+def _explained(error: Exception, reason: str, what: str, name: str) -> str:
+    if "No space left" in reason:
+        return f"not enough disk for {what} in the cache {HF_HUB_CACHE}; free some, or set HF_HUB_CACHE"
+    unreachable = re.search(r"Failed to download|huggingface\.co", reason)
+    missing = name.startswith(HF_HUB) and "Required pretrained weights" in reason
+    if (unreachable or missing) and not re.search(r"\b(401|403|404)\b", reason):
         return (
-            f"{what} cannot be fetched and is not in the cache {cache}; connect to the network once, or "
-            "give a checkpoint file or local-dir:FOLDER"
+            f"{what} cannot be fetched and is not in the cache {HF_HUB_CACHE}; connect to the network once, "
+            "or give a checkpoint file or local-dir:FOLDER"
         )
     if "Error(s) in loading state_dict" in reason:
         return (

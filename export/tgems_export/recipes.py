@@ -3,13 +3,14 @@
 Weights do not say themselves. open_clip keeps it with each of its tags, and only warns when an architecture
 runs weights with another activation than theirs; a checkpoint file gets whatever the architecture's
 configuration says. No comparison with PyTorch can notice: both sides would be wrong. So here a file needs
-an `open_clip_config.json` beside it, or an architecture whose tags all agree, or the tag it was trained
-like.
+an `open_clip_config.json` beside it, or an architecture that agrees with all its tags, or the tag it was
+trained like.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from tgems_edge.errors import EncoderError
 
-__all__ = ["CONFIG_FILE", "Recipe", "agreed_recipe", "read_config", "recipe_of_file", "recipe_of_tag"]
+__all__ = [
+    "CONFIG_FILE",
+    "Recipe",
+    "agreed_recipe",
+    "make_recipe",
+    "read_config",
+    "recipe_of_file",
+    "recipe_of_tag",
+]
 
 CONFIG_FILE = "open_clip_config.json"
 
@@ -42,23 +51,23 @@ class Recipe:
 def recipe_of_tag(architecture: str, tag: str) -> Recipe:
     """What open_clip notes; QuickGELU is with the tag or with the architecture."""
     notes = open_clip.get_pretrained_cfg(architecture, tag)
-    return _recipe(notes.get("quick_gelu") or _has_quick_gelu(architecture), notes)
+    return make_recipe(notes.get("quick_gelu") or _has_quick_gelu(architecture), notes)
 
 
 def recipe_of_file(architecture: str, file: Path) -> Recipe:
-    """What the configuration beside a checkpoint says, or what all tags of its architecture have in common.
+    """What the configuration beside a checkpoint says, or what its architecture and all its tags agree on.
+
+    Without tags there is nobody to disagree: such weights were made with open_clip as it is.
 
     Raises:
-        EncoderError: neither is there.
+        EncoderError: neither is there, or the configuration is of another architecture.
     """
     beside = file.parent / CONFIG_FILE
     if beside.is_file():
-        config = read_config(beside)
-        return _recipe(config.get("model_cfg", {}).get("quick_gelu"), config.get("preprocess_cfg", {}))
+        return _recipe_of_config(architecture, beside)
     if agreed := agreed_recipe(architecture):
         return agreed
-    if not (recipes := _recipes(architecture)):
-        return _recipe(_has_quick_gelu(architecture), {})
+    recipes = _recipes(architecture)
     examples = "; ".join(f"{tag} ({recipe})" for tag, recipe in recipes.items())
     raise EncoderError(
         f"{architecture}: {file} does not say how it was trained, and weights of this architecture differ in "
@@ -68,9 +77,12 @@ def recipe_of_file(architecture: str, file: Path) -> Recipe:
 
 
 def agreed_recipe(architecture: str) -> Recipe | None:
-    """The recipe of all tags of an architecture, if it is one."""
+    """The recipe of an architecture and all its tags, if it is one."""
     recipes = list(_recipes(architecture).values())
-    return recipes[0] if len(recipes) == 1 else None
+    if not recipes:
+        return make_recipe(_has_quick_gelu(architecture), {})
+    agreed = len(recipes) == 1 and recipes[0].quick_gelu == _has_quick_gelu(architecture)
+    return recipes[0] if agreed else None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -88,6 +100,28 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
+def make_recipe(quick_gelu: object, preprocessing: dict[str, Any]) -> Recipe:
+    """From what a configuration or open_clip's notes say; a single number stands for all three colours."""
+    merged = merge_preprocess_dict(PreprocessCfg(), preprocessing)
+    for key in ("mean", "std"):
+        merged[key] = tuple(merged[key]) if isinstance(merged[key], Sequence) else (merged[key],) * 3
+    return Recipe(bool(quick_gelu), PreprocessCfg(**merged))
+
+
+def _recipe_of_config(architecture: str, beside: Path) -> Recipe:
+    config = read_config(beside)
+    model = config.get("model_cfg", open_clip.get_model_config(architecture))
+    preprocessing = config.get("preprocess_cfg", {})
+    if not (isinstance(model, dict) and isinstance(preprocessing, dict)):
+        raise EncoderError(f"{beside}: not a configuration of open_clip; copy it again, or remove it")
+    expected = (open_clip.get_model_config(architecture) or {}).get("vision_cfg")
+    if model.get("vision_cfg", expected) != expected:
+        raise EncoderError(
+            f"{architecture}: {beside} is of another architecture; give --encoder local-dir:{beside.parent}"
+        )
+    return make_recipe(model.get("quick_gelu"), preprocessing)
+
+
 def _recipes(architecture: str) -> dict[str, Recipe]:
     """The different recipes of an architecture's tags, each under the first tag that has it."""
     recipes: dict[str, Recipe] = {}
@@ -100,9 +134,3 @@ def _recipes(architecture: str) -> dict[str, Recipe]:
 
 def _has_quick_gelu(architecture: str) -> bool:
     return bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu"))
-
-
-def _recipe(quick_gelu: object, preprocessing: dict[str, Any]) -> Recipe:
-    merged = merge_preprocess_dict(PreprocessCfg(), preprocessing)
-    lists = {key: tuple(merged[key]) for key in ("mean", "std")}  # as JSON and open_clip write them
-    return Recipe(bool(quick_gelu), PreprocessCfg(**merged | lists))

@@ -41,8 +41,8 @@ class ClipText:
 
     @property
     def context_length(self) -> int:
-        """How many tokens a prompt may have."""
-        return int(self.clip.context_length)
+        """How many tokens of a prompt the tokenizer keeps."""
+        return int(getattr(self.tokenize, "context_length", None) or self.clip.context_length)
 
     @property
     def logit_scale(self) -> float:
@@ -57,10 +57,13 @@ class ClipText:
         return torch.cat(chunks).float().cpu()
 
     def first_too_long(self, prompts: Sequence[str]) -> int | None:
-        """Tokenises with twice the room: what spills over would have been cut off."""
+        """Tokenises with twice the room: what spills over would have been cut off.
+
+        Not looked at is the last token, which some tokenizers set behind the padding.
+        """
         tokens = self.tokenize([*prompts, ""], context_length=2 * self.context_length)
-        padding = tokens[-1, -1]
-        spilled = (tokens[:-1, self.context_length :] != padding).any(1)
+        padding = tokens[-1, -2]
+        spilled = (tokens[:-1, self.context_length : -1] != padding).any(1)
         return int(spilled.nonzero()[0]) if spilled.any() else None
 
 

@@ -2,8 +2,8 @@
 
 A tower is a stem, which turns pictures into tokens, and a chain of residual blocks of one width. This
 module says what a stem and a block are made of, in one vocabulary for all of them; `read_tower` is
-the only place that knows how open_clip and timm spell it. What cannot be said in it is refused, so an
-option that a later version adds cannot be forgotten in silence. All of it works on torch's meta device
+the only place that knows how open_clip and timm spell it. A block with a part that is not listed here is
+refused, so that what a later version adds is not forgotten in silence. All of it works on torch's meta device
 too, where a tower costs no memory.
 
 B pictures, L tokens of which the first P are prefix tokens (class token, registers), D width of the
@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from open_clip.timm_model import TimmModel
+from open_clip.transformer import Attention as OpenClipAttention
 from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock, VisionTransformer
 from timm.layers import Attention as TimmAttention
 from timm.layers import AttentionRope, GELUTanh, Mlp, PatchEmbed, SwiGLU
@@ -41,6 +42,33 @@ NOT_A_CHAIN = {
     "FastVit (timm)": PYRAMID,
     "SwinTransformer (timm)": PYRAMID,
     "VisionTransformerRelPos (timm)": "its attention has relative positions, which the graph has not",
+}
+
+# Everything that a part of a tower may hold; what is behind the last block is the library's own affair.
+_OF_TIMM = "cls_token reg_token pos_embed patch_embed pos_drop patch_drop norm_pre blocks rope"
+_BEHIND = "norm attn_pool fc_norm head_drop head"
+_ATTENTION = "qkv q_proj k_proj v_proj q_norm k_norm attn_drop norm proj proj_drop"
+PARTS: dict[type[nn.Module], set[str]] = {
+    kind: set(names.split())
+    for kind, names in {
+        VisionTransformer: "conv1 class_embedding positional_embedding patch_dropout ln_pre transformer "
+        "ln_post proj attn_pool attn_pool_contrastive",
+        ResidualAttentionBlock: "ln_1 attn ls_1 ln_2 mlp ls_2",
+        CustomResidualAttentionBlock: "ln_1 attn ln_attn ls_1 ln_2 mlp ls_2",
+        nn.MultiheadAttention: "in_proj_weight in_proj_bias out_proj",
+        OpenClipAttention: "in_proj_weight in_proj_bias ln_q ln_k attn_drop head_scale ln_inner out_proj "
+        "out_drop",
+        vit.VisionTransformer: f"{_OF_TIMM} {_BEHIND}",
+        eva.Eva: f"{_OF_TIMM} {_BEHIND}",
+        vit.Block: "norm1 attn ls1 drop_path1 norm2 mlp ls2 drop_path2",
+        eva.EvaBlock: "norm1 attn gamma_1 drop_path1 norm2 mlp gamma_2 drop_path2",
+        eva.EvaBlockPostNorm: "norm1 attn drop_path1 norm2 mlp drop_path2",
+        TimmAttention: _ATTENTION,
+        AttentionRope: _ATTENTION,
+        eva.EvaAttention: f"{_ATTENTION} q_bias v_bias",
+        Mlp: "fc1 act drop1 norm fc2 drop2",
+        SwiGLU: "fc1_g fc1_x act drop1 norm fc2 drop2",
+    }.items()
 }
 
 
@@ -132,8 +160,10 @@ def read_tower(module: nn.Module) -> Tower:
     else:
         why = NOT_A_CHAIN.get(kind_of(module), "not one of the ViTs that can be cut")
         raise EncoderError(f"its image tower is a {kind_of(module)}: {why}")
+    _known(module.trunk if isinstance(module, TimmModel) else module)
     tower.stem()
-    tower.block(0)
+    for index in range(tower.blocks):
+        tower.block(index)
     return tower
 
 
@@ -161,13 +191,12 @@ class _OpenClipTower(Tower):
         )
 
     def block(self, index: int) -> Block:
-        block = self.module.transformer.resblocks[index]
+        block = _known(self.module.transformer.resblocks[index])
         if type(block) is ResidualAttentionBlock:
-            attention, post_1, norm = _joint_attention(block.attn), None, None
-        elif type(block) is CustomResidualAttentionBlock:
-            attention, post_1, norm = _custom_attention(block.attn), _norm(block.ln_attn), _norm(block.mlp.ln)
+            attention, post_1, norm = _joint_attention(_known(block.attn)), None, None
         else:
-            raise EncoderError(f"its blocks are of the type {type(block).__name__}")
+            attention = _custom_attention(_known(block.attn))
+            post_1, norm = _norm(block.ln_attn), _norm(block.mlp.ln)
         return _scaled_block(
             Block(
                 pre_1=_norm(block.ln_1),
@@ -192,8 +221,6 @@ def _joint_attention(attention: nn.MultiheadAttention) -> Attention:
 
 
 def _custom_attention(attention: Any) -> Attention:
-    if attention.logit_scale is not None:
-        raise EncoderError("its scaled cosine attention cannot run in open_clip either")
     query, key, value = _thirds(attention.in_proj_weight, attention.in_proj_bias)
     if attention.head_scale is not None:
         value = _scaled(value, attention.head_scale.detach().flatten().repeat_interleave(attention.head_dim))
@@ -240,45 +267,33 @@ class _TimmTower(Tower):
         return Stem(_convolutions(trunk.patch_embed), prefix, positions, _norm(trunk.norm_pre))
 
     def block(self, index: int) -> Block:
-        block = self.trunk.blocks[index]
+        block = _known(self.trunk.blocks[index])
+        mlp = _known(block.mlp)
         if type(block) is vit.Block:
             scales = getattr(block.ls1, "gamma", None), getattr(block.ls2, "gamma", None)
-        elif type(block) is eva.EvaBlock:
-            scales = block.gamma_1, block.gamma_2
-        elif type(block) is eva.EvaBlockPostNorm:
-            scales = None, None
         else:
-            raise EncoderError(f"its blocks are of the type {type(block).__name__}")
+            scales = getattr(block, "gamma_1", None), getattr(block, "gamma_2", None)
         before, after = (_norm(block.norm1), _norm(block.norm2)), (None, None)
         if type(block) is eva.EvaBlockPostNorm:
             before, after = after, before
-        if type(block.mlp) is Mlp:
-            gate, expand = None, block.mlp.fc1
-        elif type(block.mlp) is SwiGLU:
-            gate, expand = block.mlp.fc1_g, block.mlp.fc1_x
-        else:
-            raise EncoderError(f"its MLP is a {type(block.mlp).__name__}")
+        gate, expand = (None, mlp.fc1) if type(mlp) is Mlp else (mlp.fc1_g, mlp.fc1_x)
         return _scaled_block(
             Block(
                 pre_1=before[0],
-                attention=self._attention(block.attn),
+                attention=self._attention(_known(block.attn)),
                 post_1=after[0],
                 pre_2=before[1],
                 gate=gate,
                 expand=expand,
-                activation=nn.GELU("tanh") if type(block.mlp.act) is GELUTanh else block.mlp.act,
-                norm=_norm(block.mlp.norm),
-                contract=block.mlp.fc2,
+                activation=nn.GELU("tanh") if type(mlp.act) is GELUTanh else mlp.act,
+                norm=_norm(mlp.norm),
+                contract=mlp.fc2,
                 post_2=after[1],
             ),
             *scales,
         )
 
     def _attention(self, attention: Any) -> Attention:
-        if type(attention) not in (TimmAttention, AttentionRope, eva.EvaAttention):
-            raise EncoderError(f"its attention is a {type(attention).__name__}")
-        if getattr(attention, "gate", None) is not None:
-            raise EncoderError("its attention has a gate")
         if attention.qkv is None:
             query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
         elif getattr(attention, "q_bias", None) is not None:
@@ -316,6 +331,17 @@ class _TimmTower(Tower):
         sin, cos = sin[:, distinct], cos[:, distinct]
         still = sin.new_zeros(self.prefix, sin.shape[1])
         return Rotary(cos=torch.cat([still + 1, cos]), sin=torch.cat([still, sin]))
+
+
+def _known(part: Any) -> Any:
+    """A part of a tower, if all that it holds is listed in `PARTS`."""
+    kind = type(part)
+    if kind not in PARTS:
+        raise EncoderError(f"it has a {kind.__name__}, which cannot be cut out of it")
+    held = {name for name, _ in (*part.named_children(), *part.named_parameters(recurse=False))}
+    if unknown := sorted(held - PARTS[kind]):
+        raise EncoderError(f"its {kind.__name__} has {unknown[0]}, which the graph has not")
+    return part
 
 
 def _convolutions(embed: Any) -> nn.Sequential:

@@ -10,14 +10,18 @@ from safetensors.torch import save_file
 
 from tgems_edge.card import EncoderId
 from tgems_edge.errors import HeadError
+from tgems_edge.images import Preprocessing
 from tgems_edge.rates import class_rates
 from tgems_export.head import Head, HeadCard, Jumper, TGem, head_file, load_head, load_head_card, save_head
+
+OTHERWISE = Preprocessing((64, 64), "squash", "bicubic", 0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @pytest.fixture
 def card(encoder):
     return HeadCard(
         encoder=encoder.id,
+        preprocessing=encoder.preprocessing,
         layer=3,
         pool="mean",
         k=16,
@@ -127,6 +131,7 @@ def test_what_is_no_head_file_is_refused(encoder, saved, spoil, message):
             {"encoder": EncoderId("ViT-B-32", "openai", "f" * 64)},
             "trained on ViT-B-32 with weights f{12}, not on demo",
         ),
+        ({"preprocessing": OTHERWISE}, "pictures that were resized or normalised otherwise than demo"),
         ({"k": 17}, "its weights do not fit its card"),
     ],
 )

@@ -11,6 +11,7 @@ import tokenizers
 import torch
 from open_clip.transform import PreprocessCfg
 from open_clip.transformer import QuickGELU
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from tgems_edge.errors import EncoderError, MissingDependency
@@ -96,10 +97,45 @@ def test_a_file_that_could_have_been_trained_either_way_is_refused_with_the_ways
     )
 
 
-def test_tags_that_agree_speak_for_a_file(tagged, weights):
-    loaded = load_encoder(tagged(one=QUICK, other=QUICK), str(weights))
-    assert runs_with_quick_gelu(loaded)
-    assert pictures(loaded)[3] == "squash"
+def test_an_architecture_and_tags_that_agree_speak_for_a_file(tagged, weights):
+    loaded = load_encoder(tagged(one=PLAIN, other=PLAIN), str(weights))
+    assert not runs_with_quick_gelu(loaded)
+    assert pictures(loaded)[2] == "bilinear"
+
+
+def test_tags_that_agree_against_their_architecture_do_not_speak_for_a_file(tagged, weights):
+    with pytest.raises(EncoderError, match="does not say how it was trained"):
+        load_encoder(tagged(one=QUICK, other=QUICK), str(weights))
+
+
+def test_without_tags_the_architecture_speaks_for_a_file(tagged, weights):
+    assert pictures(load_encoder(tagged(), str(weights)))[3] == "shortest"
+
+
+def test_a_configuration_of_another_architecture_is_refused(tagged, weights):
+    config = {"model_cfg": {"vision_cfg": {"layers": 5}}}
+    (weights.parent / CONFIG_FILE).write_text(json.dumps(config))
+    with pytest.raises(
+        EncoderError, match=f"of another architecture; give --encoder local-dir:{weights.parent}"
+    ):
+        load_encoder(tagged(), str(weights))
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_for_larger_pictures_are_not_stretched(tagged, weights, suffix):
+    """As open_clip does, with no more than a line in its log."""
+    state = load_file(weights)
+    state["visual.positional_embedding"] = torch.zeros(10 * 10 + 1, 128)
+    path = weights.with_suffix(f".{suffix}")
+    (torch.save if suffix == "pt" else save_file)(state, path)
+    with pytest.raises(EncoderError, match="another architecture: 100 patches a picture instead of 64"):
+        load_encoder(tagged(), str(path))
+
+
+def test_one_number_stands_for_all_colours(weights, tagged):
+    config = {"preprocess_cfg": {"mean": 0.5, "std": 0.25}}
+    (weights.parent / CONFIG_FILE).write_text(json.dumps(config))
+    assert pictures(load_encoder(tagged(), str(weights)))[:2] == ((0.5,) * 3, (0.25,) * 3)
 
 
 def test_the_configuration_beside_a_file_speaks_for_it(tagged, weights):
@@ -110,7 +146,7 @@ def test_the_configuration_beside_a_file_speaks_for_it(tagged, weights):
     assert loaded.preprocessing.mean == (0.1, 0.2, 0.3)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{"])
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"model_cfg": null}', '{"preprocess_cfg": [1]}'])
 def test_a_broken_configuration_beside_a_file_is_named(tagged, weights, content):
     (weights.parent / CONFIG_FILE).write_text(content)
     with pytest.raises(EncoderError, match=f"{CONFIG_FILE}: not a configuration"):
@@ -118,7 +154,7 @@ def test_a_broken_configuration_beside_a_file_is_named(tagged, weights, content)
 
 
 def test_weights_of_gelu_do_not_run_in_an_architecture_of_quick_gelu(tiny, weights):
-    (weights.parent / CONFIG_FILE).write_text("{}")
+    (weights.parent / CONFIG_FILE).write_text('{"model_cfg": {"quick_gelu": false}}')
     with pytest.raises(EncoderError, match=r"was trained with GELU; give the --encoder without -quickgelu"):
         load_encoder(tiny("tiny-quickgelu", quick_gelu=True), str(weights))
 
@@ -181,6 +217,12 @@ def test_what_is_not_in_the_cache_is_missed_with_its_path(tagged, hub, tmp_path,
         EncoderError, match=f"not in the cache {tmp_path / 'hub'}; connect to the network once"
     ):
         load_encoder(*arguments)
+
+
+def test_a_clip_of_the_hub_without_its_weights_is_missed_as_well(hub, tmp_path):
+    shutil.copy(DEMO_FOLDER / CONFIG_FILE, hub("somebody/clip") / CONFIG_FILE)
+    with pytest.raises(EncoderError, match=f"its weights .* not in the cache {tmp_path / 'hub'}"):
+        load_encoder("hf-hub:somebody/clip")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")

@@ -2,11 +2,13 @@
 
 import pytest
 import timm
+import torch
 from timm.models import eva, register_model
 from timm.models import vision_transformer as vit
 
 from tgems_edge.errors import EncoderError
 from tgems_export.encoder import load_encoder
+from tgems_export.towers import read_tower
 
 
 def exits(encoder):
@@ -81,12 +83,12 @@ def test_onnx_says_the_same_of_rotary_positions_and_attention_without_class_toke
     ("kind", "options", "message"),
     [
         (eva.Eva, ROPE | {"rope_type": "mixed"}, "its positions are a RotaryEmbeddingMixed"),
-        (eva.Eva, {"swiglu_mlp": True}, "its MLP is a GluMlp"),
+        (eva.Eva, {"swiglu_mlp": True}, "it has a GluMlp"),
         (eva.Eva, ROPE | {"qk_norm": True}, "neighbouring entries of normalised queries"),
         (eva.Eva, {"attn_type": "rope", "qkv_fused": False, "num_kv_heads": 1}, "share keys and values"),
-        (vit.VisionTransformer, {"block_fn": vit.ResPostBlock}, "its blocks are of the type ResPostBlock"),
+        (vit.VisionTransformer, {"block_fn": vit.ResPostBlock}, "it has a ResPostBlock"),
         (vit.VisionTransformer, {"norm_layer": "rmsnorm"}, "it normalises with a RmsNorm"),
-        (vit.VisionTransformer, {"attn_layer": "diff"}, "its attention is a DiffAttention"),
+        (vit.VisionTransformer, {"attn_layer": "diff"}, "it has a DiffAttention"),
     ],
     ids=["mixed rope", "packed glu", "interleaved norm", "grouped", "post norm", "rms", "other"],
 )
@@ -94,6 +96,16 @@ def test_what_the_graph_cannot_say_is_refused_with_the_reason(tiny_timm, kind, o
     name = tiny_timm(f"refused-{request.node.callspec.id.replace(' ', '-')}", kind, **options)
     with pytest.raises(EncoderError, match=message):
         load_encoder(name, "random")
+
+
+@pytest.mark.parametrize("part", ["blocks.1", "blocks.2.attn", "blocks.0.mlp", ""])
+def test_what_a_later_version_adds_is_not_forgotten_in_silence(tiny_timm, part):
+    kind, options = OURS["pe"]
+    tower = load_encoder(tiny_timm("tiny-later", kind, **options), "random").tower.module
+    read_tower(tower)
+    tower.trunk.get_submodule(part).register_parameter("novelty", torch.nn.Parameter(torch.ones(1)))
+    with pytest.raises(EncoderError, match="has novelty, which the graph has not"):
+        read_tower(tower)
 
 
 @pytest.mark.parametrize(

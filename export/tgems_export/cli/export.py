@@ -40,7 +40,7 @@ def export(
     ] = None,
     pretrained: Annotated[
         str | None,
-        typer.Option(help="Its weights, as for `train`. Default: those the head was trained on."),
+        typer.Option(help="Its weights, as for `train`. Without --encoder: those of the head."),
     ] = None,
     input_: Annotated[
         Literal["pixels", "image"],
