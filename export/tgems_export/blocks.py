@@ -67,16 +67,16 @@ class _Patches(nn.Module):
         super().__init__()
         self.size = convolution.kernel_size
         weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # (D, p p 3)
-        self.padding = (0, _padding(weight.shape[1]), prefix, 0)
+        self.padding = (0, _padding(weight.shape[1]), 0, 0, prefix, 0)
         self.weight = nn.Parameter(nn.functional.pad(weight, self.padding[:2]).T.contiguous())
 
     def forward(self, pixels: Tensor) -> Tensor:
         height, width = self.size
         rows, columns = pixels.shape[1] // height, pixels.shape[2] // width
         whole = pixels[:, : rows * height, : columns * width]
-        patches = whole.reshape(-1, rows, height, columns, width * 3).transpose(2, 3)
-        patches = patches.reshape(-1, rows * columns, height * width * 3)
-        return nn.functional.pad(patches, self.padding).transpose(0, 1).float() @ self.weight
+        patches = whole.reshape(-1, rows, height, columns, width * 3).permute(1, 3, 0, 2, 4)
+        patches = patches.reshape(rows * columns, -1, height * width * 3)  # (L - P, B, p p 3)
+        return nn.functional.pad(patches, self.padding).float() @ self.weight
 
 
 class _Convolved(nn.Module):
