@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,15 @@ from tgems_edge.errors import EncoderError
 from tgems_edge.images import Preprocessing
 from tgems_export.loading import (
     DEMO,
-    LOCAL_DIR,
     RANDOM,
+    folder_config,
     load_clip,
     model_config,
     outlined_tower,
     random_preprocessing,
     random_tower,
-    source,
 )
-from tgems_export.recipes import CONFIG_FILE, make_recipe, read_config
+from tgems_export.recipes import make_recipe
 from tgems_export.texts import ClipText, StandInText, TextTower
 from tgems_export.towers import Pool, Tower, read_tower
 
@@ -192,9 +190,7 @@ def _read_tower(module: nn.Module, name: str) -> Tower:
 
 def _licence(identity: EncoderId) -> str:
     """The `license` that a folder's configuration states; open_clip ignores the key."""
-    folder = source(identity.name)
-    if folder.startswith(LOCAL_DIR):
-        config = read_config(Path(folder.removeprefix(LOCAL_DIR)) / CONFIG_FILE)
+    if config := folder_config(identity.name):
         return str(config.get("license", "not stated"))
     return f"those of {identity.name} ({identity.pretrained})"
 

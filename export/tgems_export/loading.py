@@ -35,14 +35,13 @@ from tgems_export.recipes import (
 __all__ = [
     "DEMO",
     "DEMO_FOLDER",
-    "LOCAL_DIR",
     "RANDOM",
+    "folder_config",
     "load_clip",
     "model_config",
     "outlined_tower",
     "random_preprocessing",
     "random_tower",
-    "source",
 ]
 
 DEMO = "demo"
@@ -55,6 +54,14 @@ NEARLY_CONSTANT, NOISE = 1e-3, 0.05  # standard deviations
 def source(name: str) -> str:
     """An encoder's name as open_clip knows it."""
     return f"{LOCAL_DIR}{DEMO_FOLDER}" if name == DEMO else name
+
+
+def folder_config(name: str) -> dict[str, Any]:
+    """All that the configuration of a `local-dir:` says; nothing for other names."""
+    folder = source(name)
+    if not folder.startswith(LOCAL_DIR):
+        return {}
+    return read_config(Path(folder.removeprefix(LOCAL_DIR)) / CONFIG_FILE)
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -108,9 +115,7 @@ def random_tower(config: dict[str, Any], seed: int) -> Any:
 
 def random_preprocessing(name: str, tower: Any) -> PreprocessCfg:
     """What the trained weights of a folder or an architecture expect of pictures, where they agree."""
-    folder = source(name)
-    if folder.startswith(LOCAL_DIR):
-        config = read_config(Path(folder.removeprefix(LOCAL_DIR)) / CONFIG_FILE)
+    if config := folder_config(name):
         with _one_line(name, "its configuration"):
             recipe = make_recipe(None, config.get("preprocess_cfg", {}))
     else:
