@@ -2,7 +2,7 @@
 
     python benchmarks/rewritings.py
 
-ViT-B-32 with random weights, one thread, interleaved. Ten minutes. Writes
+ViT-B-32 with random weights, one thread, interleaved. Five minutes. Writes
 benchmarks/results/rewritings.md.
 """
 
