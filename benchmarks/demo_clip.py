@@ -20,14 +20,14 @@ import torch
 import typer
 from report import RESULTS, write_report
 
+from tgems_edge.data import read_labelled
+from tgems_edge.progress import Reporter
 from tgems_edge.rates import top_k
-from tgems_export.data import read_labelled
 from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.features import Features, compute_features
 from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
 from tgems_export.head import head_file, load_head, load_head_card
 from tgems_export.loading import DEMO_FOLDER
-from tgems_export.progress import Reporter
 from tgems_export.prompts import class_embeddings, encode_prompts
 
 matplotlib.use("Agg")

@@ -13,8 +13,8 @@ from itertools import groupby
 
 from report import write_report
 
+from tgems_edge.progress import Reporter
 from tgems_export.catalogue import Architecture, list_architectures
-from tgems_export.progress import Reporter
 
 
 def family(architecture: Architecture) -> tuple[bool, str, str]:

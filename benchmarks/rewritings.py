@@ -17,10 +17,10 @@ import numpy as np
 from report import write_report
 from speed import BATCHES, export_exit, session_run, time_in_turn
 
+from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
 from tgems_export import blocks
 from tgems_export.encoder import RANDOM, load_encoder
-from tgems_export.progress import Reporter
 
 ARCHITECTURE = "ViT-B-32"
 LAYER = 5

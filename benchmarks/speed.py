@@ -34,11 +34,11 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
 from tgems_export.encoder import RANDOM, Encoder, load_encoder
 from tgems_export.graph import ExitGraph, to_onnx
 from tgems_export.head import Head
-from tgems_export.progress import Reporter
 
 COMMAND = "python benchmarks/speed.py"
 ARCHITECTURES = ("ViT-B-32", "ViT-L-14")

@@ -18,12 +18,12 @@ from typing import Annotated
 import typer
 from report import write_report
 
-from tgems_export.data import read_labelled
+from tgems_edge.data import read_labelled
+from tgems_edge.progress import Reporter
 from tgems_export.encoder import load_encoder
 from tgems_export.features import compute_features
 from tgems_export.freeze import DEMO_HEADS
 from tgems_export.head import head_file, load_head_card
-from tgems_export.progress import Reporter
 
 
 def main(train: Annotated[Path, typer.Argument(help="Image folder to train on.")]) -> None:

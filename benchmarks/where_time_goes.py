@@ -23,9 +23,9 @@ import onnxruntime
 from report import write_report
 from speed import K, export_exit, export_plain, image_tower
 
+from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
 from tgems_export.encoder import RANDOM, load_encoder
-from tgems_export.progress import Reporter
 
 ARCHITECTURE = "ViT-B-32"
 EXIT = 5

@@ -7,7 +7,9 @@ version (readers ignore what they do not know); a field that changes its meaning
 
 from __future__ import annotations
 
+import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge import records
-from tgems_edge.errors import ModelFileError
+from tgems_edge.errors import InputError, ModelFileError
 from tgems_edge.images import Preprocessing
+from tgems_edge.sets import SetMethod
 
 __all__ = [
     "METADATA_KEY",
     "SCHEMA_VERSION",
     "Accuracy",
+    "CalibrationData",
     "Card",
     "EncoderId",
     "Parity",
@@ -35,6 +39,7 @@ __all__ = [
 METADATA_KEY = "tgems"
 SCHEMA_VERSION = 1
 UNSEALED = "0" * 64
+DIGEST_BYTES = 6  # a hundred thousand pictures against as many collide by chance once in 30 000 times
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,38 @@ class Accuracy:
     top1: float
     images: int
     data_sha256: str
+    calibration_error: float | None  # expected calibration error; None without calibration
+    coverage: dict[str, float] | None  # of the threshold sets, for each coverage that was promised
+    set_size: dict[str, float] | None  # classes in such a set, on average
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """The pictures that temperature, conformal quantiles and rejection thresholds were fitted on."""
+
+    images: int
+    sha256: str  # of their files' SHA-256, sorted
+    digests: str  # base64: the first 6 bytes of each file's SHA-256, so that nobody measures on them
+
+    @classmethod
+    def of(cls, digests: Sequence[bytes]) -> CalibrationData:
+        """From the SHA-256 of each picture's file."""
+        ordered = sorted(digests)
+        joined = b"".join(digest[:DIGEST_BYTES] for digest in ordered)
+        whole = hashlib.sha256(b"".join(ordered)).hexdigest()
+        return cls(len(ordered), whole, base64.b64encode(joined).decode())
+
+    def beginnings(self) -> list[bytes]:
+        """The first 6 bytes of each file's SHA-256."""
+        joined = base64.b64decode(self.digests)
+        return [joined[i : i + DIGEST_BYTES] for i in range(0, len(joined), DIGEST_BYTES)]
+
+    def is_whole(self) -> bool:
+        """Whether there is one digest for each picture."""
+        try:
+            return len(base64.b64decode(self.digests, validate=True)) == DIGEST_BYTES * self.images
+        except ValueError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -104,7 +141,10 @@ class Card:
     input: Literal["pixels", "image"]  # resized by the caller, or any picture, resized inside the graph
     preprocessing: Preprocessing
     temperature: float | None  # T of the posterior; None without calibration, and then T = 1
-    conformal: dict[str, float] | None  # quantile of each coverage
+    conformal: dict[str, float] | None  # quantile of each coverage, of threshold sets (`tgems_edge.sets`)
+    conformal_adaptive: dict[str, float] | None  # the same of adaptive sets
+    rejection: dict[str, float] | None  # the smallest rate that a share of known pictures exceeds
+    calibration: CalibrationData | None  # what these four were fitted on
     precision: Literal["fp32", "fp16", "int8"]
     opset: int
     parity: Parity
@@ -145,9 +185,29 @@ class Card:
         _require(self.k >= 1 and self.layer >= 1, "a layer or a K below 1")
         _require(min(self.preprocessing.size) >= 1, "an empty input size")
         _require(self.temperature is None or self.temperature > 0, "a temperature that is not positive")
+        fitted = (self.temperature, self.conformal, self.conformal_adaptive, self.rejection, self.calibration)
+        _require(len({part is None for part in fitted}) == 1, "half a calibration")
+        _require(self.calibration is None or self.calibration.is_whole(), "digests that are cut short")
         resizes = self.input == "image"
         _require(resizes == (self.resizing is not None), "a resizing that its input does not imply")
         _require(all(len(s.rates) == expected for s in self.samples), "samples of another class count")
+
+    def set_bound(self, coverage: float, method: SetMethod) -> float:
+        """The quantile that label sets of this coverage are made with (`tgems_edge.sets`).
+
+        Raises:
+            InputError: the file has no calibration, or none for this coverage.
+        """
+        table = self.conformal if method == "threshold" else self.conformal_adaptive
+        return _look_up(table, coverage, "coverage", "label sets")
+
+    def rejection_bound(self, reject: float) -> float:
+        """The class-rate that at most a share of `reject` of known pictures exceeds with its best class.
+
+        Raises:
+            InputError: the file has no calibration, or none for this share.
+        """
+        return _look_up(self.rejection, reject, "reject", "`unknown`")
 
     def metadata(self, date: str) -> dict[str, str]:
         """All metadata of the file: the card, and the few keys that other tools read.
@@ -167,6 +227,17 @@ class Card:
             "imgsz": str([height, width]),
             "names": str(dict(enumerate(self.classes))),
         }
+
+
+def _look_up(table: dict[str, float] | None, level: float, option: str, purpose: str) -> float:
+    if table is None:
+        raise InputError(
+            f"the file was exported without calibration, so it has no {purpose}; "
+            "export it with --data or --calibration"
+        )
+    if (found := table.get(f"{level:g}")) is None:
+        raise InputError(f"{option} {level:g}: the file has {', '.join(table)}; choose one of them")
+    return found
 
 
 def _require(condition: bool, otherwise: str) -> None:

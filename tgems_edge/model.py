@@ -17,6 +17,7 @@ from tgems_edge.card import Card
 from tgems_edge.images import Picture, read_pixels
 from tgems_edge.rates import top_k
 from tgems_edge.session import IMAGE, INPUT, open_session, read_card
+from tgems_edge.sets import SetMethod, label_sets
 
 __all__ = ["Classifier", "Result", "Speed", "built_in_model", "default_model", "load"]
 
@@ -34,13 +35,22 @@ class Speed:
 class Result:
     """What a model says about one picture."""
 
-    names: tuple[str, ...]  # the C classes
+    card: Card
     rates: NDArray[np.float32]  # (C,) class-rates, smaller is better
     probabilities: NDArray[np.float32]  # (C,) posterior; calibrated only if `calibrated`
     order: NDArray[np.int64]  # (C,) class indices, best first
     exit_layer: int  # the block that answered
-    calibrated: bool  # whether the file was exported with calibration
     speed: Speed
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The C class names, in the order of the rates."""
+        return self.card.classes
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the file was exported with calibration."""
+        return self.card.temperature is not None
 
     @property
     def top1(self) -> int:
@@ -73,6 +83,28 @@ class Result:
             }
             for index in self.order[:count]
         ]
+
+    def label_set(self, coverage: float = 0.9, method: SetMethod = "threshold") -> list[str]:
+        """Names that hold the true class with a probability of at least `coverage`, best first.
+
+        Args:
+            coverage: 0.8, 0.9, 0.95 or 0.99.
+            method: `threshold` has the smallest sets on average, `adaptive` follows the difficulty.
+
+        Raises:
+            InputError: the file was exported without calibration, or not for this coverage.
+        """
+        bound = self.card.set_bound(coverage, method)
+        members = label_sets(self.probabilities[None], bound, method)[0]
+        return [self.names[index] for index in self.order if members[index]]
+
+    def is_unknown(self, reject: float = 0.05) -> bool:
+        """Whether the picture is more surprising than all but a share of `reject` of known pictures.
+
+        Raises:
+            InputError: the file was exported without calibration, or not for this share.
+        """
+        return float(self.rates[self.top1]) > self.card.rejection_bound(reject)
 
 
 class Classifier:
@@ -115,9 +147,8 @@ class Classifier:
             inference=(inferred - preprocessed) * share,
             postprocess=(perf_counter() - inferred) * share,
         )
-        calibrated = self.card.temperature is not None
         return [
-            Result(self.names, rates[i], probabilities[i], order[i], int(exit_layers[i]), calibrated, speed)
+            Result(self.card, rates[i], probabilities[i], order[i], int(exit_layers[i]), speed)
             for i in range(len(pictures))
         ]
 

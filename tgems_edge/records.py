@@ -24,7 +24,10 @@ class NewerSchema(ValueError):
 
 
 def from_json(kind: type[T], text: str, *, schema: int) -> T:
-    """JSON as an instance of the dataclass `kind`; fields it does not know are ignored.
+    """JSON as an instance of the dataclass `kind`.
+
+    Fields it does not know are ignored, and one that may be null may be missing: so that files of earlier
+    and later versions are read as long as nothing changed its meaning.
 
     Supported annotations: str, int, float, bool, `X | None`, Literal, tuple, dict[str, X], dataclasses.
 
@@ -60,7 +63,7 @@ def _refuse_constant(name: str) -> None:
 def _read(kind: type[T], value: Any, where: str) -> T:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     result: Any
-    if origin in (types.UnionType, typing.Union):  # X | None
+    if _may_be_null(kind):  # X | None
         result = None if value is None else _read(arguments[0], value, where)
     elif origin is Literal:
         if value not in arguments:
@@ -81,9 +84,9 @@ def _read(kind: type[T], value: Any, where: str) -> T:
         _require_object(value, where)
         hints = typing.get_type_hints(kind)
         names = [field.name for field in dataclasses.fields(kind)]
-        if missing := [name for name in names if name not in value]:
+        if missing := [name for name in names if name not in value and not _may_be_null(hints[name])]:
             raise ValueError(f"it lacks {f'{where}.{missing[0]}'.lstrip('.')}")
-        result = kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
+        result = kind(**{name: _read(hints[name], value.get(name), f"{where}.{name}") for name in names})
     elif kind is float and type(value) in (int, float):
         result = _finite(value, where)
     elif type(value) is not kind:
@@ -91,6 +94,10 @@ def _read(kind: type[T], value: Any, where: str) -> T:
     else:
         result = value
     return typing.cast(T, result)
+
+
+def _may_be_null(kind: Any) -> bool:
+    return typing.get_origin(kind) in (types.UnionType, typing.Union)
 
 
 def _require_object(value: Any, where: str) -> None:

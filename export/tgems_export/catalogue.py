@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import open_clip
 
 from tgems_edge.errors import EncoderError
+from tgems_edge.progress import Reporter
 from tgems_export.loading import outlined_tower
-from tgems_export.progress import Reporter
 from tgems_export.towers import Pool, kind_of, read_tower
 
 __all__ = ["Architecture", "list_architectures", "read_architecture"]

@@ -23,12 +23,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from tgems_edge.data import ImageFolder
 from tgems_edge.errors import DataError, ImageError
 from tgems_edge.images import read_pixels
-from tgems_export.data import ImageFolder
+from tgems_edge.progress import Reporter
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
-from tgems_export.progress import Reporter
 from tgems_export.towers import Pool
 
 __all__ = ["Features", "cache_root", "compute_features"]

@@ -19,11 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from tgems_edge.card import Accuracy, Card, Parity, Sample, noise_pixels, seal, sealed_digest
+from tgems_edge.data import ImageFolder, read_labelled
 from tgems_edge.errors import DataError, HeadError, ImageError, InputError, ParityError
 from tgems_edge.images import Picture, Preprocessing, decode, read_pixels
 from tgems_edge.model import Classifier
+from tgems_edge.progress import Reporter
 from tgems_edge.session import IMAGE, INPUT, open_session
-from tgems_export.data import ImageFolder, read_labelled
 from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.files import write_atomically
 from tgems_export.graph import IR_VERSION, ExitGraph, Precision, to_onnx
@@ -32,7 +33,6 @@ from tgems_export.heads import versions
 from tgems_export.loading import DEMO
 from tgems_export.parity import check_rates, compare
 from tgems_export.pictures import draw, draw_many, to_jpeg
-from tgems_export.progress import Reporter
 from tgems_export.prompts import class_embeddings, encode_prompts
 from tgems_export.resizing import compare_resizing, with_resizing
 

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from tgems_edge import records
+from tgems_edge.data import ImageFolder
 from tgems_edge.errors import DataError, HeadError
-from tgems_export.data import ImageFolder, split
+from tgems_edge.progress import Reporter, Task
 from tgems_export.encoder import Encoder
 from tgems_export.features import Features, cache_root, compute_features
 from tgems_export.head import Head, HeadCard, head_file, load_head_card, save_head
 from tgems_export.health import examine
-from tgems_export.progress import Reporter, Task
-from tgems_export.prompts import Templates, class_embeddings, encode_prompts
+from tgems_export.prompts import Templates, check_class_names, class_embeddings, encode_prompts
+from tgems_export.splits import split
 from tgems_export.towers import Pool
 from tgems_export.training import Settings, TrainingSet, predict, train_head, validate
 
@@ -82,6 +83,7 @@ def train_heads(
         DataError: prompts that do not fit, or too few readable pictures.
         HeadError: a head file that was trained otherwise is in the way.
     """
+    check_class_names(plan.classes, str(folder.root))
     if plan.settings.k > encoder.width:
         raise DataError(f"--k {plan.settings.k}: at most {encoder.width}, the width of {encoder.id.name}")
     if out.exists() and not out.is_dir():

@@ -18,7 +18,14 @@ from torch import Tensor
 from tgems_edge.errors import DataError
 from tgems_export.encoder import Encoder
 
-__all__ = ["Templates", "class_embeddings", "encode_prompts", "load_templates", "read_class_file"]
+__all__ = [
+    "Templates",
+    "check_class_names",
+    "class_embeddings",
+    "encode_prompts",
+    "load_templates",
+    "read_class_file",
+]
 
 # The CLIP authors' templates for CIFAR-10, and a few plain ones.
 DEFAULT = (

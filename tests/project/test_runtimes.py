@@ -10,8 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from tgems_edge.model import Classifier, built_in_model
+from tgems_edge.progress import Reporter
 from tgems_export.freeze import Form, freeze, load_exit
-from tgems_export.progress import Reporter
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))

@@ -10,16 +10,16 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from tgems_edge.cli import app
+from tgems_edge.data import read_labelled
 from tgems_edge.images import to_pixels
+from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
-from tgems_export.data import read_labelled
 from tgems_export.encoder import load_encoder
 from tgems_export.graph import ExitGraph, to_onnx
 from tgems_export.head import Head
 from tgems_export.heads import Plan, train_heads
 from tgems_export.loading import DEMO_FOLDER
 from tgems_export.pictures import SHAPES, draw
-from tgems_export.progress import Reporter
 from tgems_export.prompts import load_templates
 from tgems_export.training import Settings
 

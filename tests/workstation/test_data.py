@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tgems_edge.data import read_labelled, read_unlabelled
 from tgems_edge.errors import DataError
-from tgems_export.data import read_labelled, read_unlabelled, split
+from tgems_export.splits import split
 
 
 @pytest.fixture

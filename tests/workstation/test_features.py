@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tgems_edge.data import read_labelled, read_unlabelled
 from tgems_edge.errors import DataError
 from tgems_edge.images import decode, to_pixels
+from tgems_edge.progress import Reporter
 from tgems_export import features
-from tgems_export.data import read_labelled, read_unlabelled
 from tgems_export.encoder import Encoder
 from tgems_export.features import cache_root, compute_features
-from tgems_export.progress import Reporter
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_a_picture_of_the_models_own_size_goes_through_untouched():
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """One exit of the demo, taking resized pixels and whole pictures."""
-    from tgems_export.progress import Reporter
+    from tgems_edge.progress import Reporter
 
     folder, exit_ = tmp_path_factory.mktemp("models"), load_exit(1, None, None, None, None)
     for kind in ("pixels", "image"):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from tgems_edge.progress import Reporter
     from tgems_export.catalogue import Architecture
     from tgems_export.freeze import Frozen
-    from tgems_export.progress import Reporter
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -68,8 +68,8 @@ def export(
 
     Example: tgems-edge export --layer 5 --head heads/ --output model.onnx
     """
+    from tgems_edge.progress import Reporter
     from tgems_export.freeze import Form, freeze, load_exit
-    from tgems_export.progress import Reporter
     from tgems_export.prompts import read_class_file
 
     reporter = Reporter(quiet=quiet)

@@ -63,11 +63,11 @@ def train(
 
     Example: tgems-edge train pictures/ --layer 3 --layer 5 --encoder ViT-B-32 --pretrained openai
     """
-    from tgems_export.data import read_labelled, read_unlabelled
+    from tgems_edge.data import read_labelled, read_unlabelled
+    from tgems_edge.progress import Reporter
     from tgems_export.devices import choose_device
     from tgems_export.encoder import load_encoder
     from tgems_export.heads import Plan, train_heads
-    from tgems_export.progress import Reporter
     from tgems_export.prompts import load_templates, read_class_file
     from tgems_export.training import Settings
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from tgems_edge.cli import OneLineErrors
+from tgems_edge.progress import Reporter
 from tgems_export.demo.packs import read_pack, read_training_packs, unpack
-from tgems_export.progress import Reporter
 
 app = typer.Typer(
     cls=OneLineErrors,

@@ -29,12 +29,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tgems_edge.errors import EncoderError, InputError
 from tgems_edge.images import Preprocessing, decode, to_pixels
+from tgems_edge.progress import Reporter
 from tgems_export.demo.augmentation import Augmentation, change, mix
 from tgems_export.demo.packs import Pack
 from tgems_export.demo.vocabulary import Vocabulary, build_vocabulary
 from tgems_export.files import write_atomically
 from tgems_export.loading import DEMO_FOLDER
-from tgems_export.progress import Reporter
 from tgems_export.prompts import NAMED, class_embeddings
 
 __all__ = ["RECIPES", "Pictures", "Settings", "cross_entropy", "pretrain", "read_pictures"]

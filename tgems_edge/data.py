@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,8 @@ from numpy.typing import NDArray
 
 from tgems_edge.errors import DataError
 from tgems_edge.images import find_pictures
-from tgems_export.prompts import check_class_names
 
-__all__ = ["ImageFolder", "read_labelled", "read_unlabelled", "split"]
+__all__ = ["ImageFolder", "read_labelled", "read_unlabelled", "refuse_shared"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,19 @@ class ImageFolder:
     names: tuple[str, ...]  # N paths relative to the root
     classes: tuple[str, ...]  # C class names; empty without labels
     labels: NDArray[np.int64]  # (N,) indices into classes; -1 without labels
-    sha256: str  # over the names and contents of all pictures
+    digests: tuple[bytes, ...]  # N times SHA-256 of a file's content
 
     def path(self, index: int) -> Path:
         """Where a picture lies."""
         return self.root / self.names[index]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Over the names and contents of all pictures, not over dates: equal wherever they are copied."""
+        digest = hashlib.sha256()
+        for name, content in zip(self.names, self.digests, strict=True):
+            digest.update(f"{name}\n".encode() + content)
+        return digest.hexdigest()
 
 
 def read_labelled(root: Path, classes: Sequence[str] | None = None) -> ImageFolder:
@@ -48,10 +56,9 @@ def read_labelled(root: Path, classes: Sequence[str] | None = None) -> ImageFold
         if len(folders) < 2:
             raise DataError(
                 f"{root}: {len(folders)} class folder; expected at least two, as in {root}/cat/1.jpg and "
-                f"{root}/dog/1.jpg (unlabelled pictures: --labels teacher --classes FILE)"
+                f"{root}/dog/1.jpg"
             )
         classes = tuple(folders)
-    check_class_names(classes, str(root))
     labels: dict[str, int] = {}
     for label, name in enumerate(classes):
         if name not in folders:
@@ -62,7 +69,7 @@ def read_labelled(root: Path, classes: Sequence[str] | None = None) -> ImageFold
         labels |= {path.relative_to(root).as_posix(): label for path in found}
     names = tuple(sorted(labels))  # whatever the order of the classes, the data are the same
     numbers = np.array([labels[name] for name in names])
-    return ImageFolder(root, names, tuple(classes), numbers, _fingerprint(root, names))
+    return ImageFolder(root, names, tuple(classes), numbers, _digests(root, names))
 
 
 def read_unlabelled(root: Path) -> ImageFolder:
@@ -75,24 +82,27 @@ def read_unlabelled(root: Path) -> ImageFolder:
     names = tuple(sorted(path.relative_to(root).as_posix() for path in find_pictures(root)))
     if not names:
         raise DataError(f"{root}: no pictures in this folder")
-    return ImageFolder(root, names, (), np.full(len(names), -1), _fingerprint(root, names))
+    return ImageFolder(root, names, (), np.full(len(names), -1), _digests(root, names))
 
 
-def split(
-    labels: NDArray[np.int64], fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to train on and to validate on: `fraction` of each label is held out, at least one picture.
+def refuse_shared(folder: ImageFolder, digests: Sequence[bytes], others: str) -> None:
+    """Raises DataError if a picture of the folder is among others as well, whatever its name.
 
-    A label with a single picture is trained on only.
+    Args:
+        folder: the pictures.
+        digests: SHA-256 of the contents of the others, or their beginnings, all of one length.
+        others: what they are, in words.
     """
-    rng = np.random.default_rng(seed)
-    held_out: list[NDArray[np.int64]] = []
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        if len(members) > 1:
-            held_out.append(members[: max(1, round(fraction * len(members)))])
-    validation = np.sort(np.concatenate(held_out)) if held_out else np.empty(0, np.int64)
-    return np.setdiff1d(np.arange(len(labels)), validation), validation
+    if not digests:
+        return
+    length = len(digests[0])
+    shared = {digest[:length] for digest in folder.digests} & set(digests)
+    found = [i for i, digest in enumerate(folder.digests) if digest[:length] in shared]
+    if found:
+        raise DataError(
+            f"{folder.root}: {len(found)} of its pictures, such as {folder.names[found[0]]}, are among {others}; "
+            "give other pictures"
+        )
 
 
 def _check_folder(root: Path) -> None:
@@ -107,9 +117,5 @@ def _some(folders: dict[str, Path]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "no folders"
 
 
-def _fingerprint(root: Path, names: Sequence[str]) -> str:
-    """Of contents, not of dates: the same pictures are the same data wherever they are copied."""
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(f"{name}\n".encode() + hashlib.sha256((root / name).read_bytes()).digest())
-    return digest.hexdigest()
+def _digests(root: Path, names: Sequence[str]) -> tuple[bytes, ...]:
+    return tuple(hashlib.sha256((root / name).read_bytes()).digest() for name in names)

@@ -1,0 +1,98 @@
+"""What a model is worth on labelled pictures, in numpy.
+
+B pictures with labels (B,), C classes, rates (B, C), probabilities (B, C).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tgems_edge.rates import top_k
+
+__all__ = [
+    "ReliabilityBin",
+    "calibration_error",
+    "confusion_matrix",
+    "coverage_interval",
+    "reliability",
+    "top_accuracy",
+]
+
+BINS = 15  # as in Guo et al. 2017, so that figures compare
+
+
+def top_accuracy(rates: NDArray[Any], labels: NDArray[np.int64], k: int = 1) -> float:
+    """Share of pictures whose label is among the k smallest rates."""
+    return float((top_k(rates, k) == labels[:, None]).any(1).mean())
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The pictures whose best class has a probability in one interval."""
+
+    pictures: int
+    confidence: float  # their mean probability
+    accuracy: float  # the share of them that is right
+
+
+def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> list[ReliabilityBin]:
+    """Confidence against accuracy in 15 intervals of equal width; empty ones are left out."""
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    interval = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    members = [interval == number for number in range(BINS)]
+    return [
+        ReliabilityBin(int(m.sum()), float(confidence[m].mean()), float(right[m].mean()))
+        for m in members
+        if m.any()
+    ]
+
+
+def calibration_error(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> float:
+    """Expected calibration error (Guo et al. 2017): mean |confidence - accuracy| over the pictures' bins."""
+    gaps = (abs(b.confidence - b.accuracy) * b.pictures for b in reliability(probabilities, labels))
+    return sum(gaps) / len(labels)
+
+
+def confusion_matrix(
+    answers: NDArray[np.int64], labels: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Counts (C, C): rows are true classes, columns what they were taken for."""
+    pairs = np.bincount(labels * c + answers, minlength=c * c)
+    return pairs.reshape(c, c).astype(np.int64)
+
+
+def coverage_interval(calibrated: int, measured: int, coverage: float) -> tuple[float, float]:
+    """Where the measured coverage of split conformal sets falls in 95 of 100 cases, if the promise holds.
+
+    Calibration pictures are drawn, and so are those that measure: the covered ones are beta-binomial,
+    m draws with a share of Beta(r, n + 1 - r), r = ceil((n + 1) coverage) (Angelopoulos and Bates 2021,
+    section 3.2).
+
+    Args:
+        calibrated: n, pictures the quantile comes from.
+        measured: m, pictures that measure.
+        coverage: what was promised.
+    """
+    a = math.ceil((calibrated + 1) * coverage - 1e-9)
+    b = calibrated + 1 - a
+
+    def log_beta(x: float, y: float) -> float:
+        return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
+
+    log_pmf = [
+        -math.log(measured + 1)
+        - log_beta(hits + 1, measured - hits + 1)
+        + log_beta(hits + a, measured - hits + b)
+        - log_beta(a, b)
+        for hits in range(measured + 1)
+    ]
+    cumulative = np.cumsum(np.exp(log_pmf))
+    low = int(np.searchsorted(cumulative, 0.025))
+    high = int(np.searchsorted(cumulative, 0.975))
+    return low / measured, min(high, measured) / measured
