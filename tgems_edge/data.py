@@ -100,8 +100,8 @@ def refuse_shared(folder: ImageFolder, digests: Sequence[bytes], others: str) ->
     found = [i for i, digest in enumerate(folder.digests) if digest[:length] in shared]
     if found:
         raise DataError(
-            f"{folder.root}: {len(found)} of its pictures, such as {folder.names[found[0]]}, are among {others}; "
-            "give other pictures"
+            f"{folder.root}: {len(found)} of its pictures, such as {folder.names[found[0]]}, are among "
+            f"{others}; give other pictures"
         )
 
 

@@ -63,8 +63,8 @@ def confusion_matrix(
     answers: NDArray[np.int64], labels: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
     """Counts (C, C): rows are true classes, columns what they were taken for."""
-    pairs = np.bincount(labels * c + answers, minlength=c * c)
-    return pairs.reshape(c, c).astype(np.int64)
+    pairs = np.bincount(labels * classes + answers, minlength=classes**2)
+    return pairs.reshape(classes, classes).astype(np.int64)
 
 
 def coverage_interval(calibrated: int, measured: int, coverage: float) -> tuple[float, float]:
