@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check demo-clip built-in packs-given clean
+.PHONY: demo test check demo-clip built-in studies packs-given clean
 
 demo: $(VENV)/.export
 	$(BIN)/tgems-edge export --layer 5 --output build/demo.onnx --overwrite
@@ -39,19 +39,36 @@ TINY := build/pictures/tiny-imagenet
 built-in: packs-given $(VENV)/.dev build/pictures/.unpacked
 	$(BIN)/tgems-edge train $(CIFAR10)-train $(LAYERS) --out $(DEMO)/heads --overwrite
 	$(BIN)/tgems-edge train build/pictures/names-190 $(LAYERS) --epochs 60 --out $(DEMO)/heads-190 --overwrite
-	$(BIN)/tgems-edge export --layer 5 --data $(CIFAR10)-val --output tgems_edge/demo/model.onnx --overwrite
+	$(BIN)/tgems-edge export --layer 5 --calibration $(CIFAR10)-calibration --data $(CIFAR10)-val \
+	    --output tgems_edge/demo/model.onnx --overwrite
 	$(BIN)/python benchmarks/accuracy.py $(CIFAR10)-train $(CIFAR10)-val
-	$(BIN)/python benchmarks/demo_clip.py $(CIFAR10)-val $(TINY)-val
+	$(BIN)/python benchmarks/demo_clip.py $(CIFAR10)-val build/pictures/tiny-imagenet-200-val
 	$(BIN)/python benchmarks/training_time.py $(CIFAR10)-train
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/readme.py
 
+# Measures the method on both data sets; OTHERS is a folder of pictures that show none of the classes.
+STUDY = $(BIN)/tgems-edge study $(1)-train --calibration $(1)-calibration --evaluation $(1)-val \
+    --new-names $(TINY)-new $(if $(OTHERS),--others $(OTHERS)) --out benchmarks/studies/$(notdir $(1)) --overwrite
+studies: packs-given $(VENV)/.dev build/pictures/.unpacked
+	$(call STUDY,$(CIFAR10)) --epochs 30
+	$(call STUDY,$(TINY)) --epochs 15
+	$(BIN)/python benchmarks/readme.py
+
+# A few pictures of Tiny-ImageNet are in it twice; what was trained on neither calibrates nor measures.
+UNPACK := $(BIN)/python -m tgems_export.demo unpack
+TINY_TRAIN = $(foreach shard,0 1 2 3,$(PACKS)/tiny_imagenet/train_$(shard)_jpeg.npz)
+NOT_TRAINED = $(foreach pack,$(TINY_TRAIN),--without $(pack))
 build/pictures/.unpacked: | $(VENV)/.dev
-	$(BIN)/python -m tgems_export.demo unpack $(CIFAR10)-train $(PACKS)/cifar10_train_jpeg.npz
-	$(BIN)/python -m tgems_export.demo unpack $(CIFAR10)-val $(PACKS)/cifar10_val_jpeg.npz
-	$(BIN)/python -m tgems_export.demo unpack build/pictures/names-190 --per-class 500 \
-	    $(PACKS)/cifar10_train_jpeg.npz $(foreach shard,0 1 2 3,$(PACKS)/tiny_imagenet/train_$(shard)_jpeg.npz)
-	$(BIN)/python -m tgems_export.demo unpack $(TINY)-val $(PACKS)/tiny_imagenet/val_jpeg.npz
+	$(UNPACK) $(CIFAR10)-train $(PACKS)/cifar10_train_jpeg.npz
+	$(UNPACK) $(CIFAR10)-calibration $(PACKS)/cifar10_calibration_jpeg.npz
+	$(UNPACK) $(CIFAR10)-val $(PACKS)/cifar10_val_jpeg.npz
+	$(UNPACK) build/pictures/names-190 --per-class 500 $(PACKS)/cifar10_train_jpeg.npz $(TINY_TRAIN)
+	$(UNPACK) build/pictures/tiny-imagenet-200-val $(PACKS)/tiny_imagenet/val_jpeg.npz
+	$(UNPACK) $(TINY)-train $(TINY_TRAIN)
+	$(UNPACK) $(TINY)-calibration --seen-only $(NOT_TRAINED) $(PACKS)/tiny_imagenet/calibration_jpeg.npz
+	$(UNPACK) $(TINY)-val --seen-only $(NOT_TRAINED) $(PACKS)/tiny_imagenet/val_jpeg.npz
+	$(UNPACK) $(TINY)-new $(NOT_TRAINED) $(PACKS)/tiny_imagenet/unseen_train_jpeg.npz
 	@touch $@
 
 packs-given:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge import records
+from tgems_edge.digests import beginnings, join_beginnings
 from tgems_edge.errors import InputError, ModelFileError
 from tgems_edge.images import Preprocessing
-from tgems_edge.sets import SetMethod
+from tgems_edge.sets import SetMethod, rank
 
 __all__ = [
     "METADATA_KEY",
@@ -39,7 +40,6 @@ __all__ = [
 METADATA_KEY = "tgems"
 SCHEMA_VERSION = 1
 UNSEALED = "0" * 64
-DIGEST_BYTES = 6  # a hundred thousand pictures against as many collide by chance once in 30 000 times
 
 
 @dataclass(frozen=True)
@@ -94,20 +94,21 @@ class CalibrationData:
     @classmethod
     def of(cls, digests: Sequence[bytes]) -> CalibrationData:
         """From the SHA-256 of each picture's file."""
-        ordered = sorted(digests)
-        joined = b"".join(digest[:DIGEST_BYTES] for digest in ordered)
-        whole = hashlib.sha256(b"".join(ordered)).hexdigest()
-        return cls(len(ordered), whole, base64.b64encode(joined).decode())
+        whole = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+        return cls(len(digests), whole, base64.b64encode(join_beginnings(digests)).decode())
 
     def beginnings(self) -> list[bytes]:
-        """The first 6 bytes of each file's SHA-256."""
-        joined = base64.b64decode(self.digests)
-        return [joined[i : i + DIGEST_BYTES] for i in range(0, len(joined), DIGEST_BYTES)]
+        """The first 6 bytes of each file's SHA-256.
+
+        Raises:
+            ValueError: they are no base64, or cut short.
+        """
+        return beginnings(base64.b64decode(self.digests, validate=True))
 
     def is_whole(self) -> bool:
         """Whether there is one digest for each picture."""
         try:
-            return len(base64.b64decode(self.digests, validate=True)) == DIGEST_BYTES * self.images
+            return len(self.beginnings()) == self.images
         except ValueError:
             return False
 
@@ -185,12 +186,24 @@ class Card:
         _require(self.k >= 1 and self.layer >= 1, "a layer or a K below 1")
         _require(min(self.preprocessing.size) >= 1, "an empty input size")
         _require(self.temperature is None or self.temperature > 0, "a temperature that is not positive")
-        fitted = (self.temperature, self.conformal, self.conformal_adaptive, self.rejection, self.calibration)
-        _require(len({part is None for part in fitted}) == 1, "half a calibration")
-        _require(self.calibration is None or self.calibration.is_whole(), "digests that are cut short")
+        self._validate_calibration()
         resizes = self.input == "image"
         _require(resizes == (self.resizing is not None), "a resizing that its input does not imply")
         _require(all(len(s.rates) == expected for s in self.samples), "samples of another class count")
+
+    def _validate_calibration(self) -> None:
+        tables = (self.conformal, self.conformal_adaptive, self.rejection)
+        fitted = (self.temperature, *tables, self.calibration)
+        _require(len({part is None for part in fitted}) == 1, "half a calibration")
+        if self.calibration:
+            _require(self.calibration.is_whole(), "digests that are cut short")
+            levels = [level for table in tables if table is not None for level in table]
+            possible = all(_is_level(level, self.calibration.images) for level in levels)
+            _require(possible, "a level that its calibration cannot give")
+
+    def coverages(self, method: SetMethod) -> list[float]:
+        """What label sets of this method can promise; nothing without calibration."""
+        return [float(level) for level in self._set_bounds(method) or ()]
 
     def set_bound(self, coverage: float, method: SetMethod) -> float:
         """The quantile that label sets of this coverage are made with (`tgems_edge.sets`).
@@ -198,8 +211,10 @@ class Card:
         Raises:
             InputError: the file has no calibration, or none for this coverage.
         """
-        table = self.conformal if method == "threshold" else self.conformal_adaptive
-        return _look_up(table, coverage, "coverage", "label sets")
+        return _look_up(self._set_bounds(method), coverage, "coverage", "label sets")
+
+    def _set_bounds(self, method: SetMethod) -> dict[str, float] | None:
+        return self.conformal if method == "threshold" else self.conformal_adaptive
 
     def rejection_bound(self, reject: float) -> float:
         """The class-rate that at most a share of `reject` of known pictures exceeds with its best class.
@@ -227,6 +242,15 @@ class Card:
             "imgsz": str([height, width]),
             "names": str(dict(enumerate(self.classes))),
         }
+
+
+def _is_level(text: str, pictures: int) -> bool:
+    """Whether a key is a share as `_look_up` writes it, and so many pictures have its quantile."""
+    try:
+        share = float(text)
+    except ValueError:
+        return False
+    return 0 < share < 1 and f"{share:g}" == text and rank(pictures, max(share, 1 - share)) <= pictures
 
 
 def _look_up(table: dict[str, float] | None, level: float, option: str, purpose: str) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tgems_edge.errors import DataError
 from tgems_edge.images import find_pictures
 
-__all__ = ["ImageFolder", "read_labelled", "read_unlabelled", "refuse_shared"]
+__all__ = ["ImageFolder", "read_labelled", "read_unlabelled", "refuse_shared", "refuse_unknown"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,14 @@ def read_unlabelled(root: Path) -> ImageFolder:
     if not names:
         raise DataError(f"{root}: no pictures in this folder")
     return ImageFolder(root, names, (), np.full(len(names), -1), _digests(root, names))
+
+
+def refuse_unknown(folder: ImageFolder, classes: Sequence[str]) -> None:
+    """Raises DataError if a class of the folder is not among the model's."""
+    if unknown := [name for name in folder.classes if name not in classes]:
+        raise DataError(
+            f"{folder.root}: folder {unknown[0]!r} is not among the model's classes; rename or remove it"
+        )
 
 
 def refuse_shared(folder: ImageFolder, digests: Sequence[bytes], others: str) -> None:

@@ -8,7 +8,8 @@ TgemsError                      something the user can act on
 │   ├── EncoderError        2   a CLIP cannot be loaded or sliced
 │   ├── HeadError           2   a head file is broken or belongs to another encoder
 │   └── MissingDependency   2   a package is not installed
-└── ParityError             3   the exported graph does not compute what PyTorch computes
+├── ParityError             3   the exported graph does not compute what PyTorch computes
+└── AccuracyError           4   a model is less accurate than was asked for
 
 Each message says in one line what was wrong and what to do.
 """
@@ -16,6 +17,7 @@ Each message says in one line what was wrong and what to do.
 from __future__ import annotations
 
 __all__ = [
+    "AccuracyError",
     "DataError",
     "EncoderError",
     "HeadError",
@@ -68,3 +70,9 @@ class ParityError(TgemsError):
     """The exported graph does not compute what PyTorch computes; nothing was written."""
 
     exit_code = 3
+
+
+class AccuracyError(TgemsError):
+    """A model is less accurate on labelled pictures than was asked for."""
+
+    exit_code = 4

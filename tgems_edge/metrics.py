@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge.rates import top_k
+from tgems_edge.sets import rank
 
 __all__ = [
     "ReliabilityBin",
@@ -79,7 +80,7 @@ def coverage_interval(calibrated: int, measured: int, coverage: float) -> tuple[
         measured: m, pictures that measure.
         coverage: what was promised.
     """
-    a = math.ceil((calibrated + 1) * coverage - 1e-9)
+    a = rank(calibrated, coverage)
     b = calibrated + 1 - a
 
     def log_beta(x: float, y: float) -> float:

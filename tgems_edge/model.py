@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge.card import Card
+from tgems_edge.errors import ImageError
 from tgems_edge.images import Picture, read_pixels
 from tgems_edge.rates import top_k
 from tgems_edge.session import IMAGE, INPUT, open_session, read_card
-from tgems_edge.sets import SetMethod, label_sets
+from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod, label_sets
 
 __all__ = ["Classifier", "Result", "Speed", "built_in_model", "default_model", "load"]
 
@@ -84,7 +86,7 @@ class Result:
             for index in self.order[:count]
         ]
 
-    def label_set(self, coverage: float = 0.9, method: SetMethod = "threshold") -> list[str]:
+    def label_set(self, coverage: float = DEFAULT_COVERAGE, method: SetMethod = "threshold") -> list[str]:
         """Names that hold the true class with a probability of at least `coverage`, best first.
 
         Args:
@@ -151,6 +153,20 @@ class Classifier:
             Result(self.card, rates[i], probabilities[i], order[i], int(exit_layers[i]), speed)
             for i in range(len(pictures))
         ]
+
+    def classify_each(self, pictures: Iterable[Picture], *, batch: int = 1) -> Iterator[Result | ImageError]:
+        """Labels any number of pictures; one that cannot be read gives its error and the others go on.
+
+        Args:
+            pictures: see `classify`; opened when their turn comes.
+            batch: pictures per run of the graph.
+        """
+        remaining = iter(pictures)
+        while chunk := list(islice(remaining, batch)):
+            try:
+                yield from self.classify_batch(chunk)
+            except ImageError as error:
+                yield from [error] if len(chunk) == 1 else self.classify_each(chunk)
 
     def preprocess(self, picture: Picture) -> NDArray[np.uint8]:
         """What the graph takes of a picture: uint8 (H, W, 3), resized unless the graph does that itself."""

@@ -2,7 +2,7 @@ r"""Label sets with a coverage guarantee: split conformal prediction on the post
 
 p (B, C) is the posterior of the class-rates. A score s_c is large for a class that fits badly:
 
-    threshold   s_c = 1 - p_c                                     (Sadinle, Lei and Wasserman 2019)
+    threshold   s_c = 1 - p_c, and 0 for the best class           (Sadinle, Lei and Wasserman 2019)
     adaptive    s_c = sum of p over the classes ahead of c        (Romano, Sesia and Candes 2020)
 
 With n calibration pictures, q is the ceil((n + 1) coverage)-th smallest score of their true classes, and
@@ -10,7 +10,7 @@ the set of a picture holds every class with s_c <= q. Whatever the model, the se
 same kind holds its true class with a probability of at least `coverage`, and at most 1 / (n + 1) more where
 scores have no ties. That is a promise over all pictures, not for each class.
 
-The best class is always in the set, so a set is never empty; where the model is right more often than
+The best class has a score of 0, so a set is never empty; where the model is right more often than
 `coverage`, sets are single classes and cover more than they promise. Threshold sets are the smallest on
 average; adaptive sets are smaller for easy pictures and larger for hard ones.
 
@@ -26,11 +26,22 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["COVERAGES", "LEAST_PICTURES", "REJECTS", "SetMethod", "label_sets", "quantile", "set_scores"]
+__all__ = [
+    "COVERAGES",
+    "DEFAULT_COVERAGE",
+    "LEAST_PICTURES",
+    "REJECTS",
+    "SetMethod",
+    "label_sets",
+    "quantile",
+    "rank",
+    "set_scores",
+]
 
 SetMethod = Literal["threshold", "adaptive"]
 
 COVERAGES = ("0.8", "0.9", "0.95", "0.99")  # as they stand in the card
+DEFAULT_COVERAGE = 0.9
 REJECTS = ("0.2", "0.1", "0.05", "0.01")  # their complements
 LEAST_PICTURES = 99  # fewer have no 0.99 quantile
 
@@ -39,7 +50,9 @@ def set_scores(probabilities: NDArray[Any], method: SetMethod) -> NDArray[np.flo
     """How badly each class fits: s (B, C) of the posterior (B, C), between 0 and 1."""
     p = probabilities.astype(np.float64)
     if method == "threshold":
-        return 1 - p
+        scores = 1 - p
+        scores[np.arange(len(p)), p.argmax(1)] = 0
+        return scores
     order = np.argsort(-p, axis=1, kind="stable")
     ordered = np.take_along_axis(p, order, 1)
     ahead = np.cumsum(ordered, 1) - ordered
@@ -48,16 +61,21 @@ def set_scores(probabilities: NDArray[Any], method: SetMethod) -> NDArray[np.flo
     return scores
 
 
+def rank(count: int, level: float) -> int:
+    """Which of `count` ordered scores is the quantile, counted from 1; `count` + 1 where they are too few."""
+    return math.ceil((count + 1) * level - 1e-9)  # 100 * 0.99 is a hair above 99 in binary
+
+
 def quantile(scores: NDArray[Any], level: float) -> float:
     """The ceil((n + 1) level)-th smallest of n scores of calibration pictures.
 
     Raises:
         ValueError: too few scores for this level.
     """
-    rank = math.ceil((len(scores) + 1) * level - 1e-9)  # 100 * 0.99 is a hair above 99 in binary
-    if rank > len(scores):
+    place = rank(len(scores), level)
+    if place > len(scores):
         raise ValueError(f"{len(scores)} scores have no {level} quantile")
-    return float(np.sort(scores)[rank - 1])
+    return float(np.sort(scores)[place - 1])
 
 
 def label_sets(probabilities: NDArray[Any], bound: float, method: SetMethod) -> NDArray[np.bool_]:
@@ -69,8 +87,7 @@ def label_sets(probabilities: NDArray[Any], bound: float, method: SetMethod) -> 
         method: see the module.
 
     Returns:
-        (B, C); the best class of each picture is always in.
+        (B, C); the best class of each picture is always in, because no quantile is below 0.
     """
     members: NDArray[np.bool_] = set_scores(probabilities, method) <= bound
-    members[np.arange(len(members)), probabilities.argmax(1)] = True
     return members

@@ -9,7 +9,7 @@ Read in the order in which things depend on each other:
     encoder    all of it: a frozen CLIP, and the activation behind each of its blocks
     catalogue  which of open_clip's architectures can be cut
     prompts    class names and templates to text embeddings
-    data       image folders
+    splits     which pictures train, watch, calibrate and measure
     features   activations of a folder, cached on disk
     head       Jumper and T-GEM, and the file they live in
     losses     what they are trained with
@@ -21,9 +21,10 @@ Read in the order in which things depend on each other:
     pictures   drawn from a seed
     parity     the graph against PyTorch
     resizing   whole pictures into the graph, and that against Pillow
+    calibration  temperature, label sets and thresholds, fitted after training
+    labelled   the pictures that calibrate and measure a file
     freeze     all of it: a head and names to one file
-    baselines  what the T-GEM is held against
 
-Beside them: progress on standard error, devices, files that appear whole, and the commands in cli/.
+Beside them: devices, files that appear whole, and the commands in cli/. study/ measures the method;
 demo/ is the built-in CLIP, its heads, and the recipe they come from.
 """

@@ -18,18 +18,39 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tgems_edge.card import Accuracy, Card, Parity, Sample, noise_pixels, seal, sealed_digest
-from tgems_edge.data import ImageFolder, read_labelled
+from tgems_edge.card import (
+    Accuracy,
+    CalibrationData,
+    Card,
+    Parity,
+    Sample,
+    noise_pixels,
+    seal,
+    sealed_digest,
+)
+from tgems_edge.data import refuse_shared
 from tgems_edge.errors import DataError, HeadError, ImageError, InputError, ParityError
 from tgems_edge.images import Picture, Preprocessing, decode, read_pixels
+from tgems_edge.metrics import calibration_error, top_accuracy
 from tgems_edge.model import Classifier
 from tgems_edge.progress import Reporter
+from tgems_edge.rates import posterior
 from tgems_edge.session import IMAGE, INPUT, open_session
+from tgems_edge.sets import label_sets
+from tgems_export.calibration import Calibration, calibrate
 from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.files import write_atomically
-from tgems_export.graph import IR_VERSION, ExitGraph, Precision, to_onnx
-from tgems_export.head import Head, HeadCard, head_file, load_head, load_head_card
+from tgems_export.graph import IR_VERSION, ExitGraph, Precision, set_temperature, to_onnx
+from tgems_export.head import (
+    Head,
+    HeadCard,
+    head_file,
+    load_head,
+    load_head_card,
+    load_trained_pictures,
+)
 from tgems_export.heads import versions
+from tgems_export.labelled import Given, Labelled, read_given
 from tgems_export.loading import DEMO
 from tgems_export.parity import check_rates, compare
 from tgems_export.pictures import draw, draw_many, to_jpeg
@@ -65,6 +86,7 @@ class Exit:
     card: HeadCard
     classes: tuple[str, ...]
     text: Tensor  # (C, E)
+    trained_on: list[bytes] | None  # beginnings of the digests of its training pictures, where they are known
 
 
 @dataclass(frozen=True)
@@ -123,7 +145,8 @@ def load_exit(
     if card.layer != layer:
         raise HeadError(f"{path}: a head for layer {card.layer}, not {layer}; give --layer {card.layer}")
     names = tuple(classes or card.classes)
-    return Exit(clip, trained, card, names, class_embeddings(encode_prompts(clip, names, card.templates)))
+    text = class_embeddings(encode_prompts(clip, names, card.templates))
+    return Exit(clip, trained, card, names, text, load_trained_pictures(path, card))
 
 
 def freeze(
@@ -132,6 +155,7 @@ def freeze(
     reporter: Reporter,
     *,
     data: Path | None = None,
+    calibration: Path | None = None,
     form: Form = Form(),
     overwrite: bool = False,
 ) -> Frozen:
@@ -141,7 +165,8 @@ def freeze(
         exit_: see `Exit`.
         output: the file.
         reporter: where progress goes.
-        data: labelled pictures, to compare and to measure accuracy on.
+        data: labelled pictures to compare and to measure on; without `calibration`, half of them calibrate.
+        calibration: labelled pictures to calibrate on.
         form: see `Form`.
         overwrite: replace an existing file.
 
@@ -151,7 +176,9 @@ def freeze(
         DataError: pictures that cannot be used.
     """
     _check_output(output, overwrite)
-    folder = _read_data(exit_, data) if data else None
+    given = read_given(data, calibration, exit_.classes)
+    _refuse_training_pictures(exit_, given, reporter)
+    given.check_enough(exit_.classes)
     encoder, layer, pool = exit_.encoder, exit_.card.layer, exit_.card.pool
     reporter.say(f"cutting {encoder.id.name} behind block {layer} of {encoder.blocks}")
     graph = ExitGraph(encoder, layer, pool, exit_.head, exit_.text, precision=form.precision)
@@ -166,14 +193,18 @@ def freeze(
         model = with_resizing(model, encoder.preprocessing, form.opset)
         resizing = compare_resizing(model, encoder.preprocessing, session, draw_many(DRAWN_PICTURES))
     final = _FinalGraph(open_session(model.SerializeToString()), form.input, encoder.preprocessing)
-    accuracy = None
-    if folder:
-        accuracy, readable = _measure(final, exit_, folder, reporter)
-        step = -(-len(readable) // COMPARED_PICTURES)
-        chosen = readable[::step]
-        pictures = (decode(folder.path(index)) for index in chosen)  # one batch in memory at a time
-        given = _counted(pictures, len(chosen), reporter)
-        parity = _worse(parity, compare(*what, given, "of --data", form.precision))
+    fitted = calibrated = accuracy = None
+    if given.calibrates:
+        rates, calibrated = _answer(final, given.calibrates, "calibrating", reporter)
+        fitted = calibrate(rates, calibrated.labels, exit_.card.k)
+        set_temperature(model, exit_.card.k, fitted.temperature)
+    if fitted and given.measures:
+        rates, measured = _answer(final, given.measures, "measuring", reporter)
+        accuracy = _measure(rates, measured, exit_.card.k, fitted)
+        chosen = measured.paths[:: -(-len(rates) // COMPARED_PICTURES)]
+        pictures = (decode(path) for path in chosen)  # one batch in memory at a time
+        counted = _counted(pictures, len(chosen), reporter)
+        parity = _worse(parity, compare(*what, counted, "of --data", form.precision))
     card = Card(
         classes=exit_.classes,
         classes_not_trained=tuple(name for name in exit_.classes if name not in exit_.card.classes),
@@ -184,8 +215,11 @@ def freeze(
         encoder=encoder.id,
         input=form.input,
         preprocessing=encoder.preprocessing,
-        temperature=None,
-        conformal=None,
+        temperature=fitted.temperature if fitted else None,
+        conformal=fitted.conformal if fitted else None,
+        conformal_adaptive=fitted.conformal_adaptive if fitted else None,
+        rejection=fitted.rejection if fitted else None,
+        calibration=CalibrationData.of(calibrated.digests) if calibrated else None,
         precision=form.precision,
         opset=form.opset,
         parity=parity,
@@ -217,15 +251,20 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise InputError(f"{output}: exists already; give --overwrite or another --output")
 
 
-def _read_data(exit_: Exit, root: Path) -> ImageFolder:
-    folder = read_labelled(root)
-    if unknown := [name for name in folder.classes if name not in exit_.classes]:
-        raise DataError(
-            f"{root}: folder {unknown[0]!r} is not among the model's classes; rename or remove it"
-        )
-    if folder.sha256 == exit_.card.data_sha256:
-        raise DataError(f"{root}: the head was trained on these very pictures; measure on others")
-    return folder
+def _refuse_training_pictures(exit_: Exit, given: Given, reporter: Reporter) -> None:
+    for labelled in (given.calibrates, given.measures):
+        if labelled is None:
+            continue
+        folder = labelled.folder
+        if folder.sha256 == exit_.card.data_sha256:
+            raise DataError(f"{folder.root}: the head was trained on these very pictures; give others")
+        if exit_.trained_on is None:
+            reporter.warn(
+                f"whether the head was trained on some of {folder.root} is not known: the list of its "
+                "training pictures (pictures-*.sha256) does not lie beside it"
+            )
+        else:
+            refuse_shared(folder, exit_.trained_on, "those the head was trained on")
 
 
 def _counted(pictures: Iterable[Image.Image], total: int, reporter: Reporter) -> Iterator[Image.Image]:
@@ -248,24 +287,41 @@ def _worse(one: Parity, other: Parity) -> Parity:
     )
 
 
-def _measure(
-    graph: _FinalGraph, exit_: Exit, folder: ImageFolder, reporter: Reporter
-) -> tuple[Accuracy, list[int]]:
-    """Top-1 accuracy of the graph itself, and the indices of the pictures that could be read."""
-    right, readable = 0, []
-    with reporter.task("measuring accuracy", len(folder.names), unit="pictures") as task:
-        for index, label in enumerate(folder.labels):
+def _answer(
+    graph: _FinalGraph, labelled: Labelled, what: str, reporter: Reporter
+) -> tuple[NDArray[np.float32], Labelled]:
+    """Rates (n, C) by the graph itself, and the n pictures that can be read."""
+    rates, readable = [], []
+    with reporter.task(what, len(labelled.members), unit="pictures") as task:
+        for position, path in enumerate(labelled.paths):
             task.advance(1)
             try:
-                taken = graph.read(folder.path(index))
+                rates.append(graph.rates(graph.read(path)))
+                readable.append(position)
             except ImageError as error:
                 reporter.warn(f"left out: {error}")
-                continue
-            right += exit_.classes[graph.rates(taken).argmin()] == folder.classes[label]
-            readable.append(index)
-    if not readable:
-        raise DataError(f"{folder.root}: none of its pictures can be read")
-    return Accuracy(right / len(readable), len(readable), folder.sha256), readable
+    if not rates:
+        raise DataError(f"{labelled.folder.root}: none of its pictures can be read")
+    return np.stack(rates), labelled.only(np.array(readable))
+
+
+def _measure(rates: NDArray[np.float32], measured: Labelled, k: int, fitted: Calibration) -> Accuracy:
+    """What the file is worth on pictures that did not calibrate it."""
+    labels = measured.labels
+    probabilities = posterior(rates.astype(np.float64), k, fitted.temperature)
+    sets = {
+        coverage: label_sets(probabilities, bound, "threshold")
+        for coverage, bound in fitted.conformal.items()
+    }
+    pictures = np.arange(len(labels))
+    return Accuracy(
+        top1=top_accuracy(rates, labels),
+        images=len(labels),
+        data_sha256=measured.folder.sha256,
+        calibration_error=calibration_error(probabilities, labels),
+        coverage={coverage: float(members[pictures, labels].mean()) for coverage, members in sets.items()},
+        set_size={coverage: float(members.sum(1).mean()) for coverage, members in sets.items()},
+    )
 
 
 def _samples(graph: _FinalGraph) -> tuple[Sample, ...]:
@@ -325,6 +381,10 @@ def _check_sealed(sealed: bytes) -> Card:
         raise ParityError("the file does not match its own digest; nothing was written, please report this")
     for sample in card.samples:
         if sample.kind == "noise":
-            rates, _, _ = classifier.run(noise_pixels(sample.content, card.preprocessing.size)[None])
+            rates, probabilities, _ = classifier.run(
+                noise_pixels(sample.content, card.preprocessing.size)[None]
+            )
             check_rates(rates, np.array([sample.rates]), "of the card")
+            if not np.allclose(probabilities, posterior(rates, card.k, card.temperature or 1.0), atol=1e-4):
+                raise ParityError("its probabilities are not those of its temperature; nothing was written")
     return card

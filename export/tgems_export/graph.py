@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import onnx
 import onnxsim
 import torch
@@ -27,11 +28,13 @@ from tgems_export.encoder import Encoder
 from tgems_export.head import Head
 from tgems_export.towers import Pool
 
-__all__ = ["ExitGraph", "Precision", "to_onnx"]
+__all__ = ["ExitGraph", "Precision", "set_temperature", "to_onnx"]
 
 IR_VERSION = 8  # onnxruntime 1.17 and later load it
 OPSETS = range(18, 24)
 SIZE_LIMIT = 2**31 - 2**24  # bytes of weights: a protobuf, and so a model in one file, ends at 2 GB
+
+POSTERIOR_SCALE = "posterior_scale"  # -K / T, with T = 1 until it is calibrated
 
 Precision = Literal["fp32", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
@@ -59,7 +62,6 @@ class ExitGraph(nn.Module):
         pool: Pool,
         head: Head,
         text: Tensor,
-        temperature: float = 1.0,
         precision: Precision = "fp32",
     ):
         """For classes with text embeddings (C, E)."""
@@ -71,7 +73,8 @@ class ExitGraph(nn.Module):
         self.last = ExitBlock(tower.block(layer - 1), pool, tower.prefix).to(self.dtype)
         self.jumper = make_linear(*head.jumper.folded())
         self.rates = _Rates(*head.tgem(text))
-        self.inverse_temperature = self.jumper.out_features / temperature
+        # A tensor, so that it has a name in the file: the temperature is fitted on what the file says.
+        self.register_buffer(POSTERIOR_SCALE, torch.tensor(-float(self.jumper.out_features)))
         self.layer = layer
         self.eval().requires_grad_(False)
 
@@ -80,7 +83,7 @@ class ExitGraph(nn.Module):
         activation = self.last(self.blocks(self.embedding(pixels).to(self.dtype))).float()
         rates = self.rates(self.jumper(activation))
         label = rates.argmin(1)
-        probabilities = torch.softmax(-self.inverse_temperature * rates, 1)
+        probabilities = torch.softmax(self.get_buffer(POSTERIOR_SCALE) * rates, 1)
         return rates, probabilities, label, torch.full_like(label, self.layer)
 
 
@@ -120,3 +123,9 @@ def to_onnx(graph: ExitGraph, size: tuple[int, int], opset: int) -> onnx.ModelPr
     if not valid:
         raise InputError("onnxsim changed what the graph computes; please report this model")
     return model
+
+
+def set_temperature(model: onnx.ModelProto, k: int, temperature: float) -> None:
+    """Writes -K / T into the graph, so that its probabilities are those of the temperature T."""
+    (scale,) = (tensor for tensor in model.graph.initializer if tensor.name == POSTERIOR_SCALE)
+    scale.CopyFrom(onnx.numpy_helper.from_array(np.array(-k / temperature, np.float32), POSTERIOR_SCALE))

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from tgems_edge import records
 from tgems_edge.card import EncoderId
+from tgems_edge.data import ImageFolder
+from tgems_edge.digests import beginnings, join_beginnings
 from tgems_edge.errors import HeadError
 from tgems_edge.images import Preprocessing
 from tgems_edge.rates import class_rates
@@ -25,7 +27,17 @@ from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
 from tgems_export.towers import Pool
 
-__all__ = ["Head", "HeadCard", "Jumper", "TGem", "head_file", "load_head", "save_head"]
+__all__ = [
+    "Head",
+    "HeadCard",
+    "Jumper",
+    "TGem",
+    "head_file",
+    "load_head",
+    "load_trained_pictures",
+    "save_head",
+    "save_trained_pictures",
+]
 
 SIGMA_FLOOR = 0.11  # z has unit variance: no class is known better than this, and R_y cannot dive
 SIGMA_CAP = 10.0
@@ -115,6 +127,34 @@ class Head(nn.Module):
 def head_file(folder: Path, layer: int) -> Path:
     """Where the head of a block lies in a folder of heads."""
     return folder / f"layer-{layer:02d}.safetensors"
+
+
+def trained_pictures_file(folder: Path, data_sha256: str) -> Path:
+    """Where a folder of heads lists the pictures that some of them were trained on."""
+    return folder / f"pictures-{data_sha256[:12]}.sha256"
+
+
+def save_trained_pictures(folder: Path, pictures: ImageFolder) -> None:
+    """Lists pictures that heads are trained on: six bytes of each file's SHA-256, sorted.
+
+    Heads of one folder mostly share their pictures, so the list lies beside them and not in each.
+    """
+    write_atomically(trained_pictures_file(folder, pictures.sha256), join_beginnings(pictures.digests))
+
+
+def load_trained_pictures(head: Path, card: HeadCard) -> list[bytes] | None:
+    """Six bytes of the SHA-256 of each picture a head was trained on; None without a list.
+
+    Raises:
+        HeadError: a list that is cut short.
+    """
+    path = trained_pictures_file(head.parent, card.data_sha256)
+    try:
+        return beginnings(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise HeadError(f"{path}: cut short; copy it again, or train the heads again") from None
 
 
 def save_head(path: Path, head: Head, card: HeadCard) -> None:

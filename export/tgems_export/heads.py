@@ -19,9 +19,22 @@ from tgems_edge.errors import DataError, HeadError
 from tgems_edge.progress import Reporter, Task
 from tgems_export.encoder import Encoder
 from tgems_export.features import Features, cache_root, compute_features
-from tgems_export.head import Head, HeadCard, head_file, load_head_card, save_head
+from tgems_export.head import (
+    Head,
+    HeadCard,
+    head_file,
+    load_head_card,
+    save_head,
+    save_trained_pictures,
+)
 from tgems_export.health import examine
-from tgems_export.prompts import Templates, check_class_names, class_embeddings, encode_prompts
+from tgems_export.prompts import (
+    Templates,
+    check_class_names,
+    class_embeddings,
+    encode_prompts,
+    teacher_targets,
+)
 from tgems_export.splits import split
 from tgems_export.towers import Pool
 from tgems_export.training import Settings, TrainingSet, predict, train_head, validate
@@ -98,6 +111,7 @@ def train_heads(
             pending.append((path, card))
     if pending:
         material = _prepare(encoder, folder, plan, reporter)
+        save_trained_pictures(out, folder)
         for path, card in pending:
             _train_layer(material, card, plan, path, reporter)
     return files
@@ -157,7 +171,7 @@ def _prepare(encoder: Encoder, folder: ImageFolder, plan: Plan, reporter: Report
     held_out_text = class_embeddings(encode_prompts(encoder, plan.classes, held_out)) if held_out else None
     features = compute_features(encoder, folder, reporter)
     if plan.labels == "teacher":
-        targets = (encoder.text.logit_scale * features.embeddings() @ text.T).softmax(1)
+        targets = teacher_targets(features.embeddings(), text, encoder.text.logit_scale)
     else:
         labels = torch.from_numpy(folder.labels[features.indices])
         for label, name in enumerate(plan.classes):

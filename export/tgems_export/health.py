@@ -33,6 +33,8 @@ TEMPLATE_DROP = 0.05  # of accuracy
 class Health:
     """Figures of a trained head on held-out pictures."""
 
+    sigma_least: float
+    sigma_most: float
     sigma_on_floor: float  # share of all C x K sigmas
     separation: float  # root mean square distance of the class means from their mean, over sigma
     rank: float  # effective rank of z
@@ -109,6 +111,8 @@ def examine(
     spread = (mu - mu.mean(0)) / sigma
     held_out = predictions_held_out_templates
     return Health(
+        sigma_least=float(sigma.min()),
+        sigma_most=float(sigma.max()),
         sigma_on_floor=float((sigma < 1.05 * SIGMA_FLOOR).float().mean()),
         separation=float(spread.square().mean().sqrt()),
         rank=effective_rank(z),

@@ -25,6 +25,7 @@ __all__ = [
     "encode_prompts",
     "load_templates",
     "read_class_file",
+    "teacher_targets",
 ]
 
 # The CLIP authors' templates for CIFAR-10, and a few plain ones.
@@ -132,6 +133,11 @@ def encode_prompts(encoder: Encoder, classes: Sequence[str], templates: Sequence
 def class_embeddings(prompt_embeddings: Tensor) -> Tensor:
     """(C, P, E) to (C, E): the mean over the templates, of length 1 again."""
     return torch.nn.functional.normalize(prompt_embeddings.mean(1), dim=-1)
+
+
+def teacher_targets(embeddings: Tensor, text: Tensor, logit_scale: float) -> Tensor:
+    """What a CLIP says of pictures (n, E), given texts (C, E): distributions over the classes, (n, C)."""
+    return (logit_scale * embeddings @ text.T).softmax(1)
 
 
 def _read_lines(path: Path, what: str, otherwise: str = "one a line") -> list[str]:

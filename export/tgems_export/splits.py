@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tgems_edge.data import ImageFolder
 from tgems_edge.errors import DataError
 
-__all__ = ["halve", "split"]
+__all__ = ["deal", "split"]
 
 
 def split(
@@ -28,23 +28,22 @@ def split(
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
-def halve(folder: ImageFolder) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to calibrate on and to measure on, half of each class.
+def deal(folder: ImageFolder, parts: int) -> NDArray[np.int64]:
+    """Deals the pictures of each class into so many parts of equal size; the part of each picture, (N,).
 
-    The content of a picture decides, so copies of one picture are never on both sides, and the sides do
-    not depend on names.
+    The content of a picture decides, so copies of one picture are always in the same part, and the parts
+    do not depend on names.
 
     Raises:
-        DataError: a class with fewer than two different pictures.
+        DataError: a class with fewer different pictures than parts.
     """
-    side: dict[bytes, bool] = {}
+    part: dict[bytes, int] = {}
     for label, name in enumerate(folder.classes):
         own = {folder.digests[i] for i in np.flatnonzero(folder.labels == label)}
-        if len(own) < 2:
+        if len(own) < parts:
             raise DataError(
-                f"{folder.root / name}: {len(own)} picture; calibrating and measuring need one each, add some"
+                f"{folder.root / name}: {len(own)} different pictures, too few to split; {parts} are needed"
             )
         for position, digest in enumerate(sorted(own)):
-            side.setdefault(digest, position % 2 == 0)
-    calibrates = np.array([side[digest] for digest in folder.digests])
-    return np.flatnonzero(calibrates), np.flatnonzero(~calibrates)
+            part.setdefault(digest, position % parts)
+    return np.array([part[digest] for digest in folder.digests])

@@ -62,6 +62,7 @@ def train_head(
     layer: int,
     checkpoint: Path | None = None,
     on_epoch: Callable[[int, Callable[[], float]], None] = lambda epoch, accuracy: None,
+    make: Callable[[int, int, int], Head] = Head,
 ) -> Head:
     """Trains Jumper and T-GEM together with Adam and a cosine schedule.
 
@@ -71,11 +72,12 @@ def train_head(
         layer: of the activations; part of the seed.
         checkpoint: where the state is kept between epochs; an existing one is continued.
         on_epoch: called after each epoch with its number and a function that measures accuracy.
+        make: of D, E and K, the head to train.
     """
     generator = torch.Generator()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(settings.seed, layer, 0))
-        head = Head(data.activations.shape[1], data.prompts.shape[2], settings.k)
+        head = make(data.activations.shape[1], data.prompts.shape[2], settings.k)
     loss = Loss(settings.loss, settings.k)
     optimiser = _optimiser(head, loss, settings)
     first = _resume(checkpoint, head, loss, optimiser)

@@ -1,10 +1,12 @@
 """The card: what it takes, what it refuses, the seal, and what other tools read."""
 
 import ast
+import base64
 import contextlib
 import hashlib
 import json
 from dataclasses import fields, replace
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from tgems_edge.card import (
     METADATA_KEY,
     SCHEMA_VERSION,
     Accuracy,
+    CalibrationData,
     Card,
     EncoderId,
     Parity,
@@ -22,7 +25,7 @@ from tgems_edge.card import (
     seal,
     sealed_digest,
 )
-from tgems_edge.errors import ModelFileError
+from tgems_edge.errors import InputError, ModelFileError
 from tgems_edge.images import Preprocessing
 
 PLACES = {
@@ -31,20 +34,27 @@ PLACES = {
     ("preprocessing",): Preprocessing,
     ("parity",): Parity,
     ("accuracy",): Accuracy,
+    ("calibration",): CalibrationData,
     ("samples", 0): Sample,
 }
 EVERY_FIELD = [(*place, field.name) for place, record in PLACES.items() for field in fields(record)]
+REQUIRED = [
+    (*place, name)
+    for place, record in PLACES.items()
+    for name, kind in get_type_hints(record).items()
+    if type(None) not in get_args(kind)
+]
+CALIBRATION = ("temperature", "conformal", "conformal_adaptive", "rejection", "calibration")
 
 
 @pytest.fixture(scope="module")
-def full_card(colour_card):
+def full_card(calibrated_card):
     """With every optional field present."""
     return replace(
-        colour_card,
+        calibrated_card,
         classes=("rouge vif", "猫", '"file_sha256"'),
         temperature=1.5,
-        conformal={"0.9": 0.25},
-        accuracy=Accuracy(0.5, 4, "ef" * 32),
+        accuracy=Accuracy(0.5, 4, "ef" * 32, 0.1, {"0.9": 0.91}, {"0.9": 1.2}),
     )
 
 
@@ -83,10 +93,83 @@ def test_unknown_fields_are_ignored(full_card, data):
     assert Card.from_json(json.dumps(data)) == full_card
 
 
-@pytest.mark.parametrize("path", EVERY_FIELD, ids=str)
+@pytest.mark.parametrize("path", REQUIRED, ids=str)
 def test_a_missing_field_is_named(data, path):
     del place_of(data, path)[path[-1]]
     assert f"lacks {'.'.join(map(str, path)).replace('.0', '[0]')};" in refusal(data)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(EVERY_FIELD) - set(REQUIRED) - {(name,) for name in CALIBRATION}), ids=str
+)
+def test_a_missing_field_that_may_be_null_is_null(data, path):
+    del place_of(data, path)[path[-1]]
+    read = json.loads(Card.from_json(json.dumps(data)).to_json())
+    assert place_of(read, path)[path[-1]] is None
+
+
+def test_a_card_from_before_calibration_is_read(colour_card):
+    data = json.loads(colour_card.to_json())
+    for name in ("conformal_adaptive", "rejection", "calibration"):
+        del data[name]
+    assert Card.from_json(json.dumps(data)) == colour_card
+
+
+@pytest.mark.parametrize("name", CALIBRATION)
+def test_half_a_calibration_is_refused(data, name):
+    data[name] = None
+    assert "half a calibration" in refusal(data)
+
+
+@pytest.mark.parametrize(
+    "digests", ["", "AAAAAAAA", "no base64", "é" * 8, base64.b64encode(bytes(6 * 201)).decode()]
+)
+def test_digests_that_are_not_one_a_picture_are_refused(data, digests):
+    data["calibration"]["digests"] = digests
+    assert "digests that are cut short" in refusal(data)
+
+
+@pytest.mark.parametrize("table", ["conformal", "conformal_adaptive", "rejection"])
+@pytest.mark.parametrize("level", ["", "most", "nan", "0", "1", "-0.5", "90", "0.90", "0.999"])
+def test_a_level_that_no_calibration_gives_is_refused(data, table, level):
+    data[table][level] = 0.5
+    assert "a level that its calibration cannot give" in refusal(data)
+
+
+def test_calibration_pictures_are_named_by_the_beginnings_of_their_digests():
+    digests = [hashlib.sha256(bytes([i])).digest() for i in range(20)]
+    calibration = CalibrationData.of(digests)
+    assert calibration.images == 20
+    assert sorted(calibration.beginnings()) == sorted(digest[:6] for digest in digests)
+    assert calibration.is_whole()
+
+
+def test_the_order_of_calibration_pictures_does_not_matter():
+    digests = [hashlib.sha256(bytes([i])).digest() for i in range(20)]
+    assert CalibrationData.of(digests) == CalibrationData.of(digests[::-1])
+
+
+def test_bounds_are_looked_up_by_level(calibrated_card):
+    assert calibrated_card.coverages("threshold") == [0.8, 0.9, 0.95, 0.99]
+    assert calibrated_card.set_bound(0.9, "threshold") == 0.6
+    assert calibrated_card.set_bound(0.9, "adaptive") == 0.4
+    assert calibrated_card.rejection_bound(0.05) == -0.25
+
+
+@pytest.mark.parametrize("level", [0.85, 0, 1, 90, float("nan"), float("inf")])
+def test_a_level_the_file_does_not_have_lists_those_it_has(calibrated_card, level):
+    with pytest.raises(InputError, match=r"^coverage .*: the file has 0\.8, 0\.9, 0\.95, 0\.99; choose one"):
+        calibrated_card.set_bound(level, "threshold")
+    with pytest.raises(InputError, match=r"^reject .*: the file has 0\.01, 0\.05, 0\.1, 0\.2; choose one"):
+        calibrated_card.rejection_bound(level)
+
+
+def test_without_calibration_there_is_nothing_to_look_up(colour_card):
+    assert colour_card.coverages("threshold") == []
+    with pytest.raises(InputError, match="no label sets; export it with"):
+        colour_card.set_bound(0.9, "threshold")
+    with pytest.raises(InputError, match="no `unknown`; export it with"):
+        colour_card.rejection_bound(0.05)
 
 
 @pytest.mark.parametrize("path", EVERY_FIELD, ids=str)

@@ -143,10 +143,48 @@ class TestJson:
         assert row["probability"] is row["set"] is row["coverage"] is None
         assert [entry["probability"] for entry in row["top"]] == [None] * 3
 
-    def test_a_calibrated_model_states_probabilities(self, classify, pictures, colour_model, colour_card):
-        model = colour_model(replace(colour_card, temperature=1.0))
-        (row,) = rows(classify(pictures[0], "--json", "--model", model))
+    def test_a_calibrated_model_states_probabilities_and_sets(self, classify, colour_model, calibrated_card):
+        Image.new("RGB", (8, 8), "yellow").save("sun.png")
+        model = colour_model(calibrated_card)
+        (row,) = rows(classify("sun.png", "--json", "--model", model))
+        assert row.keys() == KEYS
         assert sum(entry["probability"] for entry in row["top"]) == pytest.approx(1)
+        assert (row["set"], row["coverage"]) == (["red", "green"], 0.9)
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            (["--coverage", "0.8"], ["red"]),
+            (["--coverage", "0.99"], ["red", "green", "blue"]),
+            (["--sets", "adaptive"], ["red"]),
+            (["--sets", "adaptive", "--coverage", "0.95"], ["red", "green"]),
+            (["--top", "1"], ["red", "green"]),
+        ],
+        ids=str,
+    )
+    def test_coverage_and_method_of_the_sets_are_chosen(
+        self, classify, colour_model, calibrated_card, options, expected
+    ):
+        Image.new("RGB", (8, 8), "yellow").save("sun.png")
+        (row,) = rows(classify("sun.png", "--json", "--model", colour_model(calibrated_card), *options))
+        assert row["set"] == expected
+
+    def test_an_unknown_picture_keeps_its_rate_top_and_set(self, classify, colour_model, calibrated_card):
+        Image.new("RGB", (8, 8), "black").save("night.png")
+        model = colour_model(calibrated_card)
+        (known,) = rows(classify("night.png", "--json", "--model", model))
+        (unknown,) = rows(classify("night.png", "--json", "--model", model, "--reject", "0.05"))
+        changed = ("label", "index", "probability")
+        assert [known[key] for key in changed] == ["red", 0, pytest.approx(1 / 3)]
+        assert [unknown[key] for key in changed] == ["unknown", None, None]
+        for key in KEYS - {*changed, "milliseconds"}:
+            assert unknown[key] == known[key]
+
+    def test_a_known_picture_is_not_rejected(self, classify, colour_model, calibrated_card):
+        Image.new("RGB", (8, 8), "blue").save("sea.png")
+        model = colour_model(calibrated_card)
+        (row,) = rows(classify("sea.png", "--json", "--model", model, "--reject", "0.05"))
+        assert row["label"] == "blue"
 
     def test_names_are_written_as_they_are(self, classify, colour_model, colour_card):
         Image.new("RGB", (8, 8), "blue").save("bleu é.png")
@@ -167,15 +205,40 @@ class TestJson:
 
 class TestTable:
     def test_rates_are_shown_without_calibration_and_per_cent_with_it(
-        self, classify, colour_model, colour_card
+        self, classify, colour_model, calibrated_card
     ):
         Image.new("RGB", (8, 8), "blue").save("sea.png")
         plain = classify("sea.png", "--model", colour_model(), "--top", 1)
         assert plain.stdout == "sea.png  blue (rate -1.000)\n"
-        calibrated = colour_model(replace(colour_card, temperature=1.0))
+        calibrated = colour_model(calibrated_card)
         assert classify("sea.png", "--model", calibrated).stdout == (
             "sea.png  blue 79%   then red 11%, green 11%\n"
         )
+
+    @pytest.mark.parametrize(
+        ("colour", "options", "expected"),
+        [
+            ("yellow", [], "red 47% or green 47%   then blue 6%"),
+            ("yellow", ["--top", "2"], "red 47% or green 47%"),
+            ("yellow", ["--top", "1"], "red 47% or 1 more"),
+            ("yellow", ["--coverage", "0.99"], "red 47% or green 47% or blue 6%"),
+            ("yellow", ["--coverage", "0.99", "--top", "1"], "red 47% or 2 more"),
+            ("yellow", ["--coverage", "0.8"], "red 47%   then green 47%, blue 6%"),
+            ("yellow", ["--reject", "0.05"], "red 47% or green 47%   then blue 6%"),
+            ("black", ["--reject", "0.05"], "unknown (nearest red 33%)"),
+        ],
+        ids=str,
+    )
+    def test_a_set_is_joined_by_or_and_what_follows_comes_then(
+        self, classify, colour_model, calibrated_card, colour, options, expected
+    ):
+        Image.new("RGB", (8, 8), colour).save("x.png")
+        done = classify("x.png", "--model", colour_model(calibrated_card), *options)
+        assert done.stdout == f"x.png  {expected}\n"
+
+    def test_what_or_means_is_said_once(self, classify, pictures, colour_model, calibrated_card):
+        done = classify(*pictures, "--model", colour_model(calibrated_card), "--coverage", "0.95")
+        assert done.stderr.count('what "or" joins holds the true class of at least 95% of pictures') == 1
 
     @pytest.mark.parametrize(("top", "shown"), [(1, 1), (2, 2), (3, 3), (99, 10)])
     def test_top_says_how_many_classes_are_shown(self, classify, pictures, top, shown):
@@ -268,6 +331,39 @@ class TestFailures:
         (folder / "empty").mkdir()
         draw(1, 8, 8).save("a.png")
         done = classify(*arguments)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert reason in done.stderr
+
+    @pytest.mark.parametrize(
+        "options", [["--coverage", "0.9"], ["--sets", "adaptive"], ["--reject", "0.05"]], ids=str
+    )
+    @pytest.mark.parametrize("style", [[], ["--json"]], ids=str)
+    def test_what_needs_calibration_is_refused_without_it(
+        self, classify, pictures, colour_model, options, style
+    ):
+        done = classify(*pictures, "--model", colour_model(), *options, *style)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: the file was exported without calibration, so it has no ")
+        assert len(done.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            (["--coverage", "0.85"], "error: coverage 0.85: the file has 0.8, 0.9, 0.95, 0.99; choose one"),
+            (["--coverage", "nan"], "error: coverage nan: the file has "),
+            (["--coverage", "0"], "error: coverage 0: the file has "),
+            (["--coverage", "90"], "error: coverage 90: the file has "),
+            (["--reject", "0.5"], "error: reject 0.5: the file has 0.01, 0.05, 0.1, 0.2; choose one"),
+            (["--reject", "nan"], "error: reject nan: the file has "),
+            (["--sets", "smallest"], "--sets"),
+            (["--coverage", "most"], "--coverage"),
+        ],
+        ids=str,
+    )
+    def test_a_level_the_file_does_not_have_is_refused(
+        self, classify, pictures, colour_model, calibrated_card, options, reason
+    ):
+        done = classify(*pictures, "--model", colour_model(calibrated_card), *options)
         assert (done.exit_code, done.stdout) == (2, "")
         assert reason in done.stderr
 

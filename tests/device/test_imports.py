@@ -47,6 +47,20 @@ def test_classifying_a_picture_loads_nothing_of_the_workstation(tmp_path):
     assert not loaded & (WORKSTATION | {"tgems_export"})
 
 
+def test_classifying_loads_nothing_that_only_other_commands_need(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (32, 32), "teal").save(path)
+    loaded = loaded_by(COMMAND, "classify", str(path))
+    assert not loaded & {"rich", "tgems_edge.data", "tgems_edge.evaluation", "tgems_edge.progress"}
+
+
+def test_evaluating_loads_nothing_of_the_workstation(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32), "teal").save(tmp_path / name / "picture.png")
+    assert not loaded_by(COMMAND, "evaluate", str(tmp_path)) & (WORKSTATION | {"tgems_export"})
+
+
 def test_help_loads_nothing_of_the_workstation_libraries():
     assert not loaded_by(COMMAND, "--help") & WORKSTATION
 

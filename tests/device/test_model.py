@@ -15,9 +15,10 @@ from PIL import Image
 from tgems_edge.card import noise_pixels, sealed_digest
 from tgems_edge.errors import ImageError, InputError, MissingDependency, ModelFileError
 from tgems_edge.images import decode, to_pixels
-from tgems_edge.model import Classifier, built_in_model, load
+from tgems_edge.model import Classifier, Result, built_in_model, load
 
 GREEN = np.full((6, 10, 3), (0, 255, 0), np.uint8)
+YELLOW = np.full((6, 10, 3), (255, 255, 0), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,27 @@ class TestClassify:
     def test_an_empty_batch_has_no_results(self, classifier):
         assert classifier.classify_batch([]) == []
 
+    @pytest.mark.parametrize("batch", [1, 2, 3, 100])
+    def test_each_of_many_pictures_gets_its_result_or_its_error(self, classifier, pictures, batch):
+        mixed = [*pictures[:2], b"", b"nonsense", *pictures[2:]]
+        results = list(classifier.classify_each(mixed, batch=batch))
+        kinds = [type(result) for result in results]
+        assert kinds == [Result] * 2 + [ImageError] * 2 + [Result] * 3
+        expected = classifier.classify_batch(pictures)
+        assert [r.label for r in results if isinstance(r, Result)] == [r.label for r in expected]
+
+    def test_pictures_are_opened_when_their_turn_comes(self, classifier, pictures):
+        opened = []
+
+        def one_by_one():
+            for picture in pictures:
+                opened.append(picture)
+                yield picture
+
+        results = classifier.classify_each(one_by_one(), batch=2)
+        next(results)
+        assert len(opened) == 2
+
     def test_several_threads_may_share_a_classifier(self, classifier, pictures):
         expected = [classifier.classify(picture).label for picture in pictures] * 8
         with ThreadPoolExecutor(4) as pool:
@@ -136,9 +158,9 @@ class TestResult:
         assert_allclose(result.rates, [-0.2, -1, -0.4], rtol=1e-6)
         assert result.top1conf == pytest.approx(np.exp(2) / np.exp([0.4, 2, 0.8]).sum(), rel=1e-5)
 
-    def test_top_has_a_probability_only_where_it_was_calibrated(self, colour_model, colour_card):
+    def test_top_has_a_probability_only_where_it_was_calibrated(self, colour_model, calibrated_card):
         plain = load(colour_model()).classify(GREEN)
-        calibrated = load(colour_model(replace(colour_card, temperature=1.0))).classify(GREEN)
+        calibrated = load(colour_model(calibrated_card)).classify(GREEN)
         assert [entry["probability"] for entry in plain.top(3)] == [None] * 3
         assert [entry["probability"] for entry in calibrated.top(1)] == [calibrated.top1conf]
 
@@ -149,6 +171,42 @@ class TestResult:
         assert [entry["label"] for entry in entries] == [result.names[i] for i in result.top5[:4]]
         assert [entry["rate"] for entry in entries] == sorted(result.rates.tolist())[:4]
         assert len(result.top(99)) == len(result.names)
+
+    @pytest.mark.parametrize(
+        ("picture", "coverage", "method", "expected"),
+        [
+            (GREEN, 0.9, "threshold", ["green"]),
+            (YELLOW, 0.8, "threshold", ["red"]),
+            (YELLOW, 0.9, "threshold", ["red", "green"]),
+            (YELLOW, 0.99, "threshold", ["red", "green", "blue"]),
+            (YELLOW, 0.9, "adaptive", ["red"]),
+            (YELLOW, 0.95, "adaptive", ["red", "green"]),
+            (GREEN, 0.99, "adaptive", ["green", "red"]),
+        ],
+    )
+    def test_a_label_set_holds_the_classes_within_the_bound(
+        self, colour_model, calibrated_card, picture, coverage, method, expected
+    ):
+        result = load(colour_model(calibrated_card)).classify(picture)
+        assert result.label_set(coverage, method) == expected
+
+    def test_a_label_set_covers_90_per_cent_unless_asked_otherwise(self, colour_model, calibrated_card):
+        result = load(colour_model(calibrated_card)).classify(YELLOW)
+        assert result.label_set() == result.label_set(0.9, "threshold")
+
+    def test_what_is_stranger_than_known_pictures_is_unknown(self, colour_model, calibrated_card):
+        model = load(colour_model(calibrated_card))
+        black, grey, green = (model.classify(p) for p in (GREEN * 0, GREEN // 2, GREEN))
+        assert [black.is_unknown(reject) for reject in (0.01, 0.05, 0.1, 0.2)] == [True] * 4
+        assert [grey.is_unknown(reject) for reject in (0.01, 0.05, 0.1, 0.2)] == [False, False, True, True]
+        assert not green.is_unknown(0.2)
+        assert black.is_unknown() and not grey.is_unknown()
+
+    def test_sets_and_unknown_need_calibration(self, colour_model):
+        result = load(colour_model()).classify(GREEN)
+        for ask in (result.label_set, result.is_unknown):
+            with pytest.raises(InputError, match="without calibration"):
+                ask()
 
     def test_equal_rates_go_to_the_first_class(self, colour_model):
         assert load(colour_model()).classify(np.zeros((2, 2), np.uint8)).top5 == [0, 1, 2]
@@ -261,7 +319,8 @@ class TestBadFiles:
 
     def test_a_card_for_another_number_of_classes_is_refused(self, colour_model, colour_card):
         sample = replace(colour_card.samples[0], rates=(0.0, 0.0))
-        refusal(colour_model(replace(colour_card, classes=("red", "green"), samples=(sample,))))
+        other = replace(colour_card, classes=("red", "green"), samples=(sample,))
+        assert "not those its card implies" in refusal(colour_model(other.to_json()))
 
     def test_a_model_too_new_for_this_onnxruntime_says_so(self, tmp_path, colour_model):
         onnx = pytest.importorskip("onnx")

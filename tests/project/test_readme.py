@@ -56,8 +56,9 @@ def test_the_specification_names_every_field_of_the_card(field: str) -> None:
 
 
 def test_every_command_and_option_shown_exists() -> None:
-    shown = re.findall(r"tgems-edge (train|export|classify)((?: [^`\n]+)?)", README)
-    assert {command for command, _ in shown} == {"train", "export", "classify"}
+    commands = "train", "export", "study", "classify", "evaluate"
+    shown = re.findall(rf"tgems-edge ({'|'.join(commands)})((?: [^`\n]+)?)", README)
+    assert {command for command, _ in shown} == set(commands)
     for command, rest in shown:
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in help_of(command), f"{command} has no {option}"

@@ -126,14 +126,12 @@ def make_folder():
     return make_folder
 
 
-@pytest.fixture(scope="session")
-def figures(tmp_path_factory):
-    """40 pictures a class, JPEG and PNG of different sizes, whose colour and shape give the class away."""
-    root = tmp_path_factory.mktemp("figures")
+def draw_figures(root, per_class, seed):
+    """JPEG and PNG of different sizes, whose colour and shape give the class away."""
     for label, (name, shape) in enumerate(FIGURES.items()):
         (root / name).mkdir()
-        for i in range(40):
-            rng = np.random.RandomState(40 * label + i)
+        for i in range(per_class):
+            rng = np.random.RandomState(seed + per_class * label + i)
             width, height = SIZES[i % len(SIZES)]
             picture = Image.fromarray(rng.randint(90, 165, (height, width, 3)).astype(np.uint8))
             colour = tuple(int(c) for c in rng.randint(0, 60, 3) + 180 * np.eye(3, dtype=int)[label])
@@ -142,6 +140,24 @@ def figures(tmp_path_factory):
             getattr(ImageDraw.Draw(picture), shape)(box, fill=colour, **options)
             picture.save(root / name / f"{i:02d}.{('jpg', 'png')[i % 2]}")
     return root
+
+
+@pytest.fixture(scope="session")
+def figures(tmp_path_factory):
+    """40 pictures a class, to train on."""
+    return draw_figures(tmp_path_factory.mktemp("figures"), 40, seed=0)
+
+
+@pytest.fixture(scope="session")
+def fresh_figures(tmp_path_factory):
+    """70 other pictures a class, to calibrate and to measure on."""
+    return draw_figures(tmp_path_factory.mktemp("fresh-figures"), 70, seed=1000)
+
+
+@pytest.fixture(scope="session")
+def many_figures(tmp_path_factory):
+    """170 pictures a class: a fifth of them is enough to calibrate."""
+    return draw_figures(tmp_path_factory.mktemp("many-figures"), 170, seed=5000)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tgems_edge.data import read_labelled, read_unlabelled
+from tgems_edge.data import read_labelled, read_unlabelled, refuse_shared
+from tgems_edge.digests import beginnings, join_beginnings
 from tgems_edge.errors import DataError
-from tgems_export.splits import split
+from tgems_export.splits import deal, split
 
 
 @pytest.fixture
@@ -73,11 +74,9 @@ def test_unlabelled_pictures_are_all_pictures(pets):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"cat": 3}, "1 class folder; expected at least two, as in .* --labels teacher"),
+        ({"cat": 3}, "1 class folder; expected at least two, as in .*dog/1.jpg"),
         ({}, "0 class folder; expected at least two"),
         ({"cat": 3, "dog": 0}, "dog: no pictures in this class"),
-        ({"cat": 1, "Cat": 1}, "duplicate class names"),
-        ({"fire truck": 1, "fire_truck": 1}, "duplicate class names"),
     ],
 )
 def test_folders_without_a_choice_are_refused(tmp_path, make_folder, counts, message):
@@ -157,3 +156,44 @@ def test_split_follows_its_seed():
     labels = np.repeat([0, 1], 50)
     one, same, other = (split(labels, 0.1, seed)[1].tolist() for seed in (0, 0, 1))
     assert one == same != other
+
+
+def test_pictures_are_dealt_evenly(make_folder, tmp_path):
+    folder = read_labelled(make_folder(tmp_path / "many", {"cat": 11, "dog": 7}))
+    part = deal(folder, 5)
+    for label in (0, 1):
+        counts = np.bincount(part[folder.labels == label], minlength=5)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_copies_of_a_picture_are_never_in_two_parts(pets):
+    for number in range(3):
+        (pets / "dog" / f"copy-{number}.png").write_bytes((pets / "dog" / "00.png").read_bytes())
+    folder = read_labelled(pets)
+    part = deal(folder, 2)
+    copies = [digest == folder.digests[folder.names.index("dog/00.png")] for digest in folder.digests]
+    assert sum(copies) == 4 and len(set(part[copies])) == 1
+
+
+def test_a_class_too_small_to_deal_is_named(pets):
+    with pytest.raises(DataError, match="dog: 2 different pictures, too few to split; 3 are needed"):
+        deal(read_labelled(pets), 3)
+
+
+@pytest.mark.parametrize("shorten", [False, True])
+def test_a_shared_picture_is_found_under_another_name(pets, tmp_path, make_folder, shorten):
+    others = make_folder(tmp_path / "others", {"bird": 2, "fish": 2})
+    (others / "fish" / "renamed.png").write_bytes((pets / "cat" / "01.png").read_bytes())
+    digests = read_labelled(others).digests
+    known = beginnings(join_beginnings(digests)) if shorten else digests
+    with pytest.raises(DataError, match=r"1 of its pictures, such as cat/01.png, are among the others"):
+        refuse_shared(read_labelled(pets), known, "the others")
+    (pets / "cat" / "01.png").unlink()
+    refuse_shared(read_labelled(pets), known, "the others")
+
+
+def test_a_list_of_digests_that_is_cut_short_is_refused(pets):
+    joined = join_beginnings(read_labelled(pets).digests)
+    assert len(beginnings(joined)) == 5
+    with pytest.raises(ValueError, match="29 bytes"):
+        beginnings(joined[:-1])

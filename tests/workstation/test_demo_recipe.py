@@ -108,6 +108,17 @@ class TestPacks:
         assert unpack(shards, tmp_path / "some", per_class=7) == 6 * 7
         assert np.bincount(read_labelled(tmp_path / "some").labels).tolist() == [7] * 6
 
+    def test_classes_kept_for_testing_and_pictures_of_another_pack_can_be_left_out(self, packs, tmp_path):
+        kept = tmp_path / "kept.npz"
+        write_pack(kept, ["crow", "ghost"], {0: (1, 2, 3), 1: (9, 9, 9)}, 64, 3, 0, unseen=np.array([1]))
+        pack, shard = read_pack(kept), read_pack(packs / TRAINING[1])
+        assert unpack((pack,), tmp_path / "all") == 6
+        assert unpack((pack,), tmp_path / "seen", seen_only=True) == 3
+        assert [path.name for path in (tmp_path / "seen").iterdir()] == ["crow"]
+        every = len(shard.labels)
+        assert unpack((shard, pack), tmp_path / "both", without=(pack,)) == every
+        assert unpack((shard, pack), tmp_path / "other", without=(shard,)) == 6
+
     def test_a_missing_pack_is_named_with_the_others_that_are_expected(self, packs, tmp_path):
         with pytest.raises(
             DataError, match=r"no such pack; expected cifar10_train_jpeg.npz, tiny_imagenet/tr"

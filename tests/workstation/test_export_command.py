@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -13,9 +14,12 @@ from PIL import Image
 
 from tgems_edge import load
 from tgems_edge.card import Card, EncoderId, sealed_digest
+from tgems_edge.data import read_labelled
 from tgems_edge.errors import HeadError
+from tgems_edge.rates import posterior
 from tgems_export import freeze as freeze_module
 from tgems_export import graph as graph_module
+from tgems_export.calibration import calibrate
 from tgems_export.freeze import load_exit
 from tgems_export.graph import ExitGraph
 from tgems_export.head import load_head, save_head
@@ -136,21 +140,19 @@ def test_with_a_fixed_date_an_export_repeats_to_the_byte(export, tmp_path, monke
 
 
 @pytest.fixture
-def measured(figures, tmp_path, make_folder):
-    """Six of the figures in another folder, and two pictures that cannot be used."""
-    root = tmp_path / "measured"
-    for name in TRAINED:
-        (root / name).mkdir(parents=True)
-        for path in sorted((figures / name).iterdir())[:2]:
-            shutil.copy(path, root / name)
+def measured(fresh_figures, tmp_path):
+    """A copy of the fresh figures, with two pictures that cannot be used."""
+    root = shutil.copytree(fresh_figures, tmp_path / "measured")
     (root / "red_circle" / "broken.jpg").write_text("no picture")
     Image.new("RGB", (200_000, 1)).save(root / "red_circle" / "thin.png")
     return root
 
 
-def test_data_is_compared_and_measured_and_the_report_is_json(export, measured, tmp_path):
+def test_half_of_the_data_calibrates_the_other_half_measures_and_the_report_is_json(
+    export, measured, tmp_path
+):
     result = export("--data", measured, "--json")
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.stderr
     assert all(name in result.stderr for name in ("left out", "broken.jpg", "thin.png"))
     report = json.loads(result.stdout)
     card = load(tmp_path / "model.onnx").card
@@ -166,11 +168,48 @@ def test_data_is_compared_and_measured_and_the_report_is_json(export, measured, 
         "precision": "fp32",
         "parity": report["parity"],
         "resizing": None,
+        "temperature": card.temperature,
         "accuracy": report["accuracy"],
     }
-    assert report["accuracy"]["images"] == card.accuracy.images == 6
+    assert report["accuracy"]["images"] == card.accuracy.images
+    assert card.calibration.images + card.accuracy.images == 210
+    assert abs(card.calibration.images - card.accuracy.images) <= 4
     assert report["accuracy"]["top1"] == card.accuracy.top1 > 0.8
-    assert report["parity"]["pictures"] == card.parity.pictures == 70
+    assert report["parity"]["pictures"] == card.parity.pictures == 64 + card.accuracy.images
+
+
+def test_a_folder_of_its_own_calibrates(export, fresh_figures, tmp_path):
+    path = tmp_path / "model.onnx"
+    result = export("--calibration", fresh_figures)
+    assert result.exit_code == 0, result.stderr
+    assert "calibrated on 210 pictures, temperature" in result.stdout
+    model = load(path)
+    card = model.card
+    assert card.calibration.images == 210 and card.accuracy is None
+    folder = read_labelled(fresh_figures)
+    refused_pictures = set(card.calibration.beginnings())
+    assert {digest[:6] for digest in folder.digests} == refused_pictures
+    results = [model.classify(folder.path(i)) for i in range(len(folder.names))]
+    rates = np.stack([r.rates for r in results])
+    for r in results:
+        np.testing.assert_allclose(r.probabilities, posterior(r.rates, card.k, card.temperature), atol=1e-5)
+    fitted = calibrate(rates, folder.labels, card.k)
+    assert card.temperature == pytest.approx(fitted.temperature, rel=1e-3)
+    assert card.conformal == pytest.approx(fitted.conformal, abs=1e-3)
+    assert card.rejection == pytest.approx(fitted.rejection, abs=1e-3)
+    covered = [folder.classes[folder.labels[i]] in r.label_set(0.9) for i, r in enumerate(results)]
+    assert np.mean(covered) >= 0.9
+    assert np.mean([r.is_unknown(0.05) for r in results]) <= 0.05
+
+
+@pytest.mark.parametrize("form", [("--input", "image"), ("--precision", "fp16")])
+def test_every_form_of_the_file_is_calibrated(export, fresh_figures, tmp_path, form):
+    assert export("--calibration", fresh_figures, *form).exit_code == 0
+    model = load(tmp_path / "model.onnx")
+    result = model.classify(fresh_figures / "red_circle" / "00.jpg")
+    expected = posterior(result.rates, model.card.k, model.card.temperature)
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
+    assert model.card.temperature != 1
 
 
 def test_other_names_get_tables_of_their_own_and_are_listed(export, tmp_path):
@@ -232,9 +271,46 @@ def test_names_that_clip_would_cut_off_are_refused(export, tmp_path):
 
 
 def test_accuracy_on_the_training_pictures_is_refused(export, figures, tmp_path):
-    message = "the head was trained on these very pictures; measure on others"
+    message = "the head was trained on these very pictures; give others"
     refused(export("--data", figures), message)
-    refused(export("--data", shutil.copytree(figures, tmp_path / "copy")), message)
+    refused(export("--calibration", shutil.copytree(figures, tmp_path / "copy")), message)
+
+
+@pytest.mark.parametrize("option", ["--data", "--calibration"])
+def test_a_single_training_picture_is_found_by_its_content(export, figures, measured, option):
+    shutil.copy(figures / "blue_cross" / "07.png", measured / "red_circle" / "renamed.png")
+    message = "1 of its pictures, such as red_circle/renamed.png, are among those the head was trained on"
+    refused(export(option, measured), message)
+
+
+def test_without_the_list_of_training_pictures_there_is_a_warning(export, heads, measured, tmp_path):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(heads / "layer-01.safetensors", alone)
+    result = export("--data", measured, head=alone)
+    assert result.exit_code == 0 and "is not known: the list of its training pictures" in result.stderr
+    shutil.copytree(heads, tmp_path / "heads")
+    (listed,) = (tmp_path / "heads").glob("pictures-*.sha256")
+    listed.write_bytes(listed.read_bytes()[:-1])
+    refused(export("--data", measured, head=tmp_path / "heads"), "cut short; copy it again")
+
+
+def test_a_picture_that_calibrates_may_not_measure(export, fresh_figures, measured):
+    message = "210 of its pictures, such as blue_cross/00.jpg, are among those to measure on in"
+    refused(export("--calibration", fresh_figures, "--data", measured), message)
+
+
+def test_too_few_pictures_to_calibrate_name_the_number_needed(export, measured, tmp_path):
+    for name in TRAINED:
+        for path in sorted((measured / name).iterdir())[20:]:
+            path.unlink()
+    refused(export("--data", measured), "60 pictures, half of which calibrate, and at least 198 are needed")
+    refused(export("--calibration", measured), "60 pictures, and at least 99 are needed")
+    for path in sorted((measured / "red_circle").iterdir())[1:]:
+        path.unlink()
+    refused(export("--data", measured), "red_circle: 1 different pictures, too few to split; 2 are needed")
+    shutil.rmtree(measured / "red_circle")
+    refused(export("--calibration", measured), "no picture of class 'red_circle'; calibrating needs some")
 
 
 def test_data_of_another_class_is_refused(export, measured):

@@ -9,7 +9,7 @@ from tgems_edge.errors import InputError
 from tgems_edge.rates import posterior
 from tgems_edge.session import INPUT, OUTPUTS, open_session
 from tgems_export.encoder import load_encoder
-from tgems_export.graph import to_onnx
+from tgems_export.graph import set_temperature, to_onnx
 
 K = 16
 
@@ -63,8 +63,11 @@ def test_towers_of_other_kinds_are_rewired_as_well(tiny, make_exit, vision, mode
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_probabilities_are_the_posterior_of_the_rates(encoder, make_exit, temperature):
-    exit_ = make_exit(encoder, 1, "cls", temperature=temperature)
-    rates, probabilities, _, _ = (out.numpy() for out in exit_.graph(torch.from_numpy(exit_.pixels)))
+    exit_ = make_exit(encoder, 1, "cls")
+    model = to_onnx(exit_.graph, exit_.size, 18)
+    set_temperature(model, K, temperature)
+    session = open_session(model.SerializeToString())
+    rates, probabilities = session.run(["rates", "probabilities"], {INPUT: exit_.pixels})
     np.testing.assert_allclose(probabilities, posterior(rates, K, temperature), rtol=1e-4)
 
 

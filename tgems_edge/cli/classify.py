@@ -5,21 +5,25 @@ from __future__ import annotations
 import glob
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tgems_edge.card import Card
 from tgems_edge.cli import report_error
+from tgems_edge.cli.model_file import Batch, Json, Model, Provider, Quiet, Threads, open_model
 from tgems_edge.errors import ImageError, InputError
 from tgems_edge.images import Picture, find_pictures
-from tgems_edge.model import Classifier, Result, Speed, built_in_model, default_model
+from tgems_edge.model import Result, Speed
+from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 STDIN = "-"
+UNKNOWN = {"label": "unknown", "index": None, "probability": None}
 
 
 @app.command()
@@ -27,48 +31,64 @@ def classify(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, or - for standard input.")
     ],
-    model: Annotated[
-        Path | None,
+    model: Model = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show per picture.")] = 3,
+    as_json: Json = False,
+    coverage: Annotated[
+        float | None,
         typer.Option(
-            help="Model file. Default: $TGEMS_MODEL, else ./model.onnx, else the built-in demo file."
+            metavar="SHARE",
+            help="Label sets that hold the true class of at least this share of pictures: 0.8, 0.9, 0.95 or "
+            "0.99. Default: 0.9 where the file is calibrated.",
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show per picture.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON Lines on standard output.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures per run of the graph.")] = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads of one run. Default: $TGEMS_NUM_THREADS, else all cores."),
+    sets: Annotated[
+        SetMethod | None,
+        typer.Option(
+            help="threshold (the default): the smallest sets on average; adaptive: small for easy pictures, "
+            "large for hard ones."
+        ),
     ] = None,
-    provider: Annotated[
-        str | None, typer.Option(help="onnxruntime execution provider, such as CUDA. Default: CPU.")
+    reject: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Call a picture unknown that is stranger than all but this share of known ones: 0.01, 0.05, "
+            "0.1 or 0.2. Default: never.",
+        ),
     ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")
-    ] = False,
+    batch: Batch = 1,
+    threads: Threads = None,
+    provider: Provider = None,
+    quiet: Quiet = False,
 ) -> None:
     """Label pictures with a model file.
 
     Results go to standard output, everything else to standard error. A picture that cannot be read is
     reported, the others are classified, and the exit code is 1.
 
+    A file that was exported with calibration says how sure it is: `cat 62% or dog 30%` is a label set,
+    which holds the true class as often as --coverage promises; with --reject it may say `unknown`.
+
     Example: tgems-edge classify --model model.onnx holiday/ --json
     """
     pictures = _find_pictures(images)
-    path = model or default_model()
-    classifier = Classifier(path, threads=threads, provider=provider)
+    classifier, description = open_model(model, threads=threads, provider=provider)
+    doubt = _check_doubt(classifier.card, coverage, sets, reject)
     if not quiet:
-        typer.echo(_describe(path, classifier), err=True)
-    show = _JsonLines(classifier, top) if as_json else _Table(pictures, top)
+        typer.echo(description, err=True)
+        if doubt.coverage and not as_json:
+            typer.echo(_explain_sets(doubt.coverage), err=True)
+    show = _JsonLines(doubt, top) if as_json else _Table(doubt, top, pictures)
     failed = 0
     speeds = []
-    for names in _batches(pictures, batch):
-        for name, result in _classify(classifier, names):
-            show(name, result)
-            if isinstance(result, ImageError):
-                failed += 1
-            else:
-                speeds.append(result.speed)
+    results = classifier.classify_each(map(_open, pictures), batch=batch)
+    for name, result in zip(pictures, results, strict=True):
+        show(name, result)
+        if isinstance(result, ImageError):
+            failed += 1
+        else:
+            speeds.append(result.speed)
     if speeds and not quiet:
         typer.echo(_describe_speed(speeds), err=True)
     if failed:
@@ -99,41 +119,43 @@ def _find_pictures(arguments: Iterable[str]) -> list[str]:
     return pictures
 
 
-def _batches(items: list[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def _classify(classifier: Classifier, names: list[str]) -> Iterator[tuple[str, Result | ImageError]]:
-    """One result or error per name; a batch with an unreadable picture is done picture by picture."""
-    pictures = [_open(name) for name in names]
-    try:
-        yield from zip(names, classifier.classify_batch(pictures), strict=True)
-    except ImageError as error:
-        if len(names) == 1:
-            yield names[0], error
-            return
-        for name, picture in zip(names, pictures, strict=True):
-            try:
-                yield name, classifier.classify(picture)
-            except ImageError as its_own:
-                yield name, its_own
-
-
 def _open(name: str) -> Picture:
     if name == STDIN:
         return sys.stdin.buffer.read() if sys.stdin else b""
     return Path(name)
 
 
-def _describe(path: Path, classifier: Classifier) -> str:
-    built_in = "built-in demo file" if path == built_in_model() else str(path)
-    card = classifier.card
-    return (
-        f"model: {built_in} ({len(card.classes)} classes, exit {card.layer} of {card.encoder.name}, "
-        f"{path.stat().st_size / 1e6:.1f} MB)"
-    )
+@dataclass(frozen=True)
+class _Doubt:
+    """How results say that they may be wrong."""
+
+    coverage: float | None  # of the label sets; None without them
+    method: SetMethod
+    reject: float | None  # None: nothing is unknown
+
+    def label_set(self, result: Result) -> list[str] | None:
+        return None if self.coverage is None else result.label_set(self.coverage, self.method)
+
+    def is_unknown(self, result: Result) -> bool:
+        return self.reject is not None and result.is_unknown(self.reject)
+
+
+def _check_doubt(
+    card: Card, coverage: float | None, method: SetMethod | None, reject: float | None
+) -> _Doubt:
+    """What was asked for, if the file has it; where nothing was, a calibrated file has the usual sets."""
+    if reject is not None:
+        card.rejection_bound(reject)
+    if coverage is None and (card.conformal or method):
+        coverage = DEFAULT_COVERAGE
+    method = method or "threshold"
+    if coverage is not None:
+        card.set_bound(coverage, method)
+    return _Doubt(coverage, method, reject)
+
+
+def _explain_sets(coverage: float) -> str:
+    return f'sets: what "or" joins holds the true class of at least {100 * coverage:g}% of pictures'
 
 
 def _describe_speed(speeds: list[Speed]) -> str:
@@ -147,8 +169,8 @@ def _describe_speed(speeds: list[Speed]) -> str:
 class _JsonLines:
     """Prints one JSON object per picture, as the interface specifies it."""
 
-    def __init__(self, classifier: Classifier, top: int):
-        self._model = f"sha256:{classifier.card.file_sha256}"
+    def __init__(self, doubt: _Doubt, top: int):
+        self._doubt = doubt
         self._top = top
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
@@ -157,37 +179,42 @@ class _JsonLines:
         else:
             line = {
                 "image": name,
-                "model": self._model,
+                "model": f"sha256:{result.card.file_sha256}",
                 **result.top(1)[0],
+                **(UNKNOWN if self._doubt.is_unknown(result) else {}),
                 "top": result.top(self._top),
-                "set": None,
-                "coverage": None,
+                "set": self._doubt.label_set(result),
+                "coverage": self._doubt.coverage,
                 "exit_layer": result.exit_layer,
-                "milliseconds": {
-                    "preprocess": round(result.speed.preprocess, 3),
-                    "inference": round(result.speed.inference, 3),
-                    "postprocess": round(result.speed.postprocess, 3),
-                },
+                "milliseconds": {stage: round(took, 3) for stage, took in asdict(result.speed).items()},
             }
         typer.echo(json.dumps(line, ensure_ascii=False))
 
 
 class _Table:
-    """Prints one row per picture: its name, then the best classes with their probabilities."""
+    """Prints one row per picture: its name, the label set with probabilities, then the classes after it."""
 
-    def __init__(self, pictures: list[str], top: int):
-        self._width = max(len(name) for name in pictures)
+    def __init__(self, doubt: _Doubt, top: int, pictures: list[str]):
+        self._doubt = doubt
         self._top = top
+        self._width = max(len(name) for name in pictures)
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
         if isinstance(result, ImageError):
             report_error(result)
-            return
-        best, *others = result.top(self._top)
-        row = f"{name:<{self._width}}  {_cell(best)}"
-        if others:
-            row += "   then " + ", ".join(_cell(other) for other in others)
-        typer.echo(row)
+        else:
+            typer.echo(f"{name:<{self._width}}  {self._answer(result)}")
+
+    def _answer(self, result: Result) -> str:
+        cells = [_cell(entry) for entry in result.top(self._top)]
+        if self._doubt.is_unknown(result):
+            return f"unknown (nearest {cells[0]})"
+        size = len(self._doubt.label_set(result) or [result.label])  # a set is the `size` best classes
+        members, others = cells[:size], cells[size:]
+        if size > len(members):
+            members.append(f"{size - len(members)} more")
+        answer = " or ".join(members)
+        return f"{answer}   then {', '.join(others)}" if others else answer
 
 
 def _cell(entry: dict[str, Any]) -> str:

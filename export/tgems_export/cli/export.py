@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from tgems_edge.card import Accuracy
     from tgems_edge.progress import Reporter
     from tgems_export.catalogue import Architecture
     from tgems_export.freeze import Frozen
@@ -32,7 +33,14 @@ def export(
     data: Annotated[
         Path | None,
         typer.Option(
-            metavar="DATA", help="Labelled image folder to compare and measure on; never a trained one."
+            metavar="DATA",
+            help="Labelled pictures to measure on; without --calibration, half of them calibrate.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA", help="Labelled pictures to fit probabilities, label sets and `unknown` on."
         ),
     ] = None,
     encoder: Annotated[
@@ -80,7 +88,9 @@ def export(
     names = read_class_file(classes) if classes else None
     exit_ = load_exit(layer, head, encoder, pretrained, names)
     form = Form(input=input_, precision=precision, opset=opset)
-    frozen = freeze(exit_, output, reporter, data=data, form=form, overwrite=overwrite)
+    frozen = freeze(
+        exit_, output, reporter, data=data, calibration=calibration, form=form, overwrite=overwrite
+    )
     report = _as_json if as_json else _as_text
     typer.echo(report(frozen, perf_counter() - started))
 
@@ -121,6 +131,7 @@ def _as_json(frozen: Frozen, seconds: float) -> str:
             "precision": card.precision,
             "parity": dataclasses.asdict(card.parity),
             "resizing": card.resizing and dataclasses.asdict(card.resizing),
+            "temperature": card.temperature,
             "accuracy": card.accuracy and dataclasses.asdict(card.accuracy),
         },
         ensure_ascii=False,
@@ -140,8 +151,12 @@ def _as_text(frozen: Frozen, seconds: float) -> str:
             f"   resizing  in the graph: {card.resizing.pixels_within_1:.2%} of pixels within one grey level "
             f"of Pillow's, {card.resizing.label_agreement:.1%} equal labels"
         )
+    if card.calibration:
+        lines.append(
+            f"   calibrated on {card.calibration.images} pictures, temperature {card.temperature:.2f}"
+        )
     if card.accuracy:
-        lines.append(f"   accuracy  {card.accuracy.top1:.1%} on {card.accuracy.images} pictures of --data")
+        lines += _measured(card.accuracy)
     if card.classes_not_trained:
         lines.append(
             f"   untrained {', '.join(card.classes_not_trained)}: names the head never saw; try it on data"
@@ -152,3 +167,16 @@ def _as_text(frozen: Frozen, seconds: float) -> str:
         f"   python -c \"from tgems_edge import load; print(load('{frozen.path}').classify('IMAGE').label)\"",
     ]
     return "\n".join(lines)
+
+
+def _measured(accuracy: Accuracy) -> list[str]:
+    lines = [f"   accuracy  {accuracy.top1:.1%} on {accuracy.images} pictures that did not calibrate it"]
+    if accuracy.calibration_error is not None:
+        lines[0] += f", calibration error {accuracy.calibration_error:.1%}"
+    if accuracy.coverage and accuracy.set_size:
+        sets = (
+            f"{covered:.1%} covered (promised {float(promised):.0%}) by {accuracy.set_size[promised]:.1f}"
+            for promised, covered in accuracy.coverage.items()
+        )
+        lines.append(f"   sets      {', '.join(sets)} classes")
+    return lines

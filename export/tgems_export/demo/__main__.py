@@ -64,12 +64,25 @@ def unpack_command(
     per_class: Annotated[
         int | None, typer.Option(min=1, help="At most so many pictures of a class. Default: all.")
     ] = None,
+    seen_only: Annotated[
+        bool, typer.Option("--seen-only", help="Leave out the classes kept for testing.")
+    ] = False,
+    without: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PACK", help="Leave out the pictures that this pack holds too; may repeat."),
+    ] = None,
 ) -> None:
     """Write packs as one image folder.
 
     Example: python -m tgems_export.demo unpack build/train packs/cifar10_train_jpeg.npz
     """
-    written = unpack(tuple(read_pack(pack) for pack in packs), out, per_class)
+    written = unpack(
+        tuple(map(read_pack, packs)),
+        out,
+        per_class=per_class,
+        seen_only=seen_only,
+        without=tuple(map(read_pack, without or ())),
+    )
     typer.echo(f"{written} pictures in {out}")
 
 

@@ -6,6 +6,7 @@ also hold `synonyms` (WordNet's names of each class) and `unseen` (classes kept 
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -82,18 +83,30 @@ def read_training_packs(folder: Path) -> tuple[Pack, ...]:
     return packs
 
 
-def unpack(packs: tuple[Pack, ...], out: Path, per_class: int | None = None) -> int:
+def unpack(
+    packs: tuple[Pack, ...],
+    out: Path,
+    *,
+    per_class: int | None = None,
+    seen_only: bool = False,
+    without: tuple[Pack, ...] = (),
+) -> int:
     """Writes packs as one image folder, OUT/<class>/<pack>-<index>.jpg; returns how many pictures.
 
     Args:
         packs: their classes may overlap.
         out: the folder.
         per_class: the first so many pictures of each class; default all.
+        seen_only: leave out the classes kept for testing.
+        without: leave out the pictures that are in these packs too, whatever their class.
     """
     written: Counter[str] = Counter()
+    elsewhere = {hashlib.sha256(jpeg).digest() for pack in without for jpeg in pack.jpegs()}
     for pack in packs:
         for index, (label, jpeg) in enumerate(zip(pack.labels, pack.jpegs(), strict=True)):
             name = pack.classes[label]
+            if (seen_only and label in pack.unseen) or hashlib.sha256(jpeg).digest() in elsewhere:
+                continue
             if per_class is None or written[name] < per_class:
                 path = out / name / f"{pack.path.stem}-{index:05d}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)

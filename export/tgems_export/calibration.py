@@ -1,0 +1,75 @@
+"""What is fitted after training, on pictures that neither trained nor measure.
+
+The posterior is softmax_c(-K R_c / T), and T is the temperature with the smallest cross-entropy (Guo et al.
+2017). Then the conformal quantiles of that posterior, and of the smallest rate (`tgems_edge.sets`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from tgems_edge.errors import DataError
+from tgems_edge.rates import posterior
+from tgems_edge.sets import COVERAGES, LEAST_PICTURES, REJECTS, SetMethod, quantile, set_scores
+
+__all__ = ["Calibration", "calibrate"]
+
+LOG_TEMPERATURES = (math.log(1e-3), math.log(1e6))  # bounds of the search, far beyond any head's
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted; levels are keys as they stand in the card."""
+
+    temperature: float
+    conformal: dict[str, float]  # quantile of the threshold sets' scores, for each coverage
+    conformal_adaptive: dict[str, float]  # of the adaptive sets' scores
+    rejection: dict[str, float]  # of the smallest rate, for each share of known pictures beyond it
+
+
+def calibrate(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) -> Calibration:
+    """Fits everything.
+
+    Args:
+        rates: (n, C) class-rates.
+        labels: (n,) true classes.
+        k: K, the width of the Jumper's output.
+
+    Raises:
+        DataError: too few pictures.
+    """
+    if len(labels) < LEAST_PICTURES:
+        raise DataError(
+            f"{len(labels)} pictures to calibrate on; at least {LEAST_PICTURES} are needed for a coverage of "
+            f"{COVERAGES[-1]}"
+        )
+    temperature = _fit_temperature(rates, labels, k)
+    probabilities = posterior(rates.astype(np.float64), k, temperature)
+
+    def quantiles(method: SetMethod) -> dict[str, float]:
+        of_true = set_scores(probabilities, method)[np.arange(len(labels)), labels]
+        return {coverage: quantile(of_true, float(coverage)) for coverage in COVERAGES}
+
+    surprisal = rates.min(1)
+    return Calibration(
+        temperature=temperature,
+        conformal=quantiles("threshold"),
+        conformal_adaptive=quantiles("adaptive"),
+        rejection={reject: quantile(surprisal, 1 - float(reject)) for reject in REJECTS},
+    )
+
+
+def _fit_temperature(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) -> float:
+    of_true = (np.arange(len(labels)), labels)
+
+    def cross_entropy(log_temperature: float) -> float:
+        probabilities = posterior(rates.astype(np.float64), k, math.exp(log_temperature))
+        return float(-np.log(probabilities[of_true].clip(1e-300)).mean())
+
+    # Convex in 1 / T, so it has one minimum in log T as well.
+    return math.exp(minimize_scalar(cross_entropy, bounds=LOG_TEMPERATURES, method="bounded").x)

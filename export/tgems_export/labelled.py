@@ -1,0 +1,99 @@
+"""Labelled pictures that are given for a file: some calibrate, others measure, none has trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tgems_edge.data import ImageFolder, read_labelled, refuse_shared, refuse_unknown
+from tgems_edge.errors import DataError
+from tgems_edge.sets import LEAST_PICTURES
+from tgems_export.splits import deal
+
+__all__ = ["Given", "Labelled", "read_given"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """n pictures of a folder with one purpose."""
+
+    folder: ImageFolder
+    members: NDArray[np.int64]  # (n,) which of the folder's pictures
+    labels: NDArray[np.int64]  # (n,) indices into the classes of the model
+
+    @property
+    def digests(self) -> list[bytes]:
+        """SHA-256 of each picture's file."""
+        return [self.folder.digests[member] for member in self.members]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where they lie."""
+        return [self.folder.path(member) for member in self.members]
+
+    def only(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> Labelled:
+        """Some of them."""
+        return Labelled(self.folder, self.members[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is there to calibrate with, and what to measure on."""
+
+    calibrates: Labelled | None
+    measures: Labelled | None
+
+    def check_enough(self, classes: Sequence[str]) -> None:
+        """Raises DataError if there are too few pictures to calibrate, or a class has none."""
+        if self.calibrates is None:
+            return
+        root = self.calibrates.folder.root
+        found = np.bincount(self.calibrates.labels, minlength=len(classes))
+        if (found == 0).any():
+            name = classes[int(found.argmin())]
+            raise DataError(f"{root}: no picture of class {name!r}; calibrating needs some of every class")
+        if found.sum() < LEAST_PICTURES:
+            halved = self.measures is not None and self.measures.folder is self.calibrates.folder
+            half, needed = (
+                (", half of which calibrate", 2 * LEAST_PICTURES) if halved else ("", LEAST_PICTURES)
+            )
+            raise DataError(
+                f"{root}: {len(self.calibrates.folder.names)} pictures{half}, and at least {needed} are "
+                "needed; give more, or only measure the file with `tgems-edge evaluate`"
+            )
+
+
+def read_given(data: Path | None, calibration: Path | None, classes: Sequence[str]) -> Given:
+    """Reads what was given; `data` alone is split, one half calibrates and the other measures.
+
+    Args:
+        data: a folder to measure on, or None.
+        calibration: a folder to calibrate on, or None.
+        classes: of the model.
+
+    Raises:
+        DataError: a folder that is not among the classes, or a picture in both folders.
+    """
+    if calibration:
+        calibrates = _read(calibration, classes)
+        measures = _read(data, classes) if data else None
+        if measures:
+            refuse_shared(calibrates.folder, measures.folder.digests, f"those to measure on in {data}")
+    elif data:
+        whole = _read(data, classes)
+        part = deal(whole.folder, 2)
+        calibrates, measures = whole.only(part == 0), whole.only(part == 1)
+    else:
+        return Given(None, None)
+    return Given(calibrates, measures)
+
+
+def _read(root: Path, classes: Sequence[str]) -> Labelled:
+    folder = read_labelled(root)
+    refuse_unknown(folder, classes)
+    numbers = np.array([classes.index(name) for name in folder.classes])
+    return Labelled(folder, np.arange(len(folder.names)), numbers[folder.labels])

@@ -1,0 +1,219 @@
+"""`tgems-edge evaluate`: accuracy, calibration and coverage of a model file on labelled pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from tgems_edge.cli.model_file import Batch, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.errors import AccuracyError, ImageError, InputError
+from tgems_edge.sets import DEFAULT_COVERAGE
+
+if TYPE_CHECKING:
+    from tgems_edge.evaluation import Evaluation
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+WIDTH = 80  # of a terminal
+MOST_CLASSES = 12  # whose confusion matrix can still be read
+WORST = 10  # classes and confusions of more
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Image folder, DATA/<class>/*.jpg.")],
+    model: Model = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Exit code 4 if the accuracy is below, such as 0.8."),
+    ] = None,
+    as_json: Json = False,
+    batch: Batch = 1,
+    threads: Threads = None,
+    provider: Provider = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model file on labelled pictures: accuracy, calibration, coverage and time.
+
+    Folders are named like classes of the model; classes without a folder are noted, and the model may
+    still choose them. Pictures that calibrated the file are refused. Those that cannot be read are
+    reported and left out, and the exit code is 1.
+
+    Example: tgems-edge evaluate pictures/ --model model.onnx --min-accuracy 0.8
+    """
+    from tgems_edge.data import read_labelled
+    from tgems_edge.evaluation import evaluate
+    from tgems_edge.progress import Reporter
+
+    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
+        raise InputError(f"--min-accuracy {min_accuracy:g}: give a share from 0 to 1, such as 0.8")
+    reporter = Reporter(quiet=quiet)
+    classifier, description = open_model(model, threads=threads, provider=provider)
+    reporter.say(description)
+    found = evaluate(classifier, read_labelled(data), reporter, batch=batch)
+    typer.echo(json.dumps(_as_json(found), ensure_ascii=False) if as_json else _as_text(found))
+    for note in _notes(found):
+        reporter.say(note)
+    if min_accuracy is not None and found.accuracy < min_accuracy:
+        raise AccuracyError(
+            f"accuracy {found.accuracy:.4f} is below --min-accuracy {min_accuracy:g}; "
+            "try a later exit, or train its head on more pictures"
+        )
+    if found.unreadable:
+        raise typer.Exit(ImageError.exit_code)
+
+
+def _notes(found: Evaluation) -> Iterator[str]:
+    """What was not measured, and why."""
+    if absent := [found.card.classes[index] for index in np.flatnonzero(found.class_images == 0)]:
+        some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        yield f"note: no folder for {len(absent)} of the model's classes: {some}"
+    if not found.card.calibration:
+        yield (
+            "note: calibration error, label sets and `unknown` need a calibrated file: "
+            "export it with --data or --calibration"
+        )
+    if found.unreadable:
+        yield f"{found.unreadable} of {found.images + found.unreadable} pictures could not be read"
+
+
+def _as_json(found: Evaluation) -> dict[str, Any]:
+    names = found.card.classes
+    by_class = zip(names, found.class_images, found.class_accuracy, found.class_coverage, strict=True)
+    return {
+        "model": f"sha256:{found.card.file_sha256}",
+        "data": f"sha256:{found.data_sha256}",
+        "images": found.images,
+        "unreadable": found.unreadable,
+        "accuracy": found.accuracy,
+        "top": found.top,
+        "calibration_error": found.calibration_error,
+        "sets": found.sets and [asdict(sets) for sets in found.sets],
+        "rejected": found.rejected,
+        "classes": [
+            {"label": name, "images": int(images), "accuracy": _or_null(right), "coverage": _or_null(covered)}
+            for name, images, right, covered in by_class
+        ],
+        "confusion": found.confusion.tolist(),
+        "exit_layers": found.exit_layers,
+        "milliseconds": {stage: asdict(timing) for stage, timing in found.milliseconds.items()},
+    }
+
+
+def _or_null(share: float) -> float | None:
+    return None if np.isnan(share) else float(share)
+
+
+def _as_text(found: Evaluation) -> str:
+    sections = [_summary(found), _sets(found), _times(found), *_classes(found)]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def _summary(found: Evaluation) -> list[str]:
+    rows = {"accuracy": f"{found.accuracy:.1%} of {found.images} pictures"}
+    if best := {str(k): f"{share:.1%}" for k, share in found.top.items() if k > 1}:
+        rows[f"top {', '.join(best)}"] = ", ".join(best.values())
+    if found.calibration_error is not None:
+        rows["calibration error"] = f"{found.calibration_error:.1%}"
+    if len(found.exit_layers) > 1:
+        shares = (f"{count / found.images:.1%} by {layer}" for layer, count in found.exit_layers.items())
+        rows["answering blocks"] = ", ".join(shares)
+    return [f"{name:<17}  {value}" for name, value in rows.items()]
+
+
+def _sets(found: Evaluation) -> list[str]:
+    """Promises and what became of them."""
+    if not found.sets or not found.rejected:
+        return []
+    rows = [["label sets", "promised", "covered", "chance allows", "set size", ""]]
+    for sets in found.sets:
+        low, high = sets.interval
+        rows.append(
+            [
+                sets.method,
+                f"{100 * sets.promised:g}%",
+                f"{sets.measured:.1%}",
+                f"{low:.1%} to {high:.1%}",
+                f"{sets.size:.2f}",
+                "" if sets.kept else "too few",
+            ]
+        )
+    rejected = (f"{share:.1%} at {level}" for level, share in found.rejected.items())
+    return [*_aligned(rows), f"--reject calls unknown  {', '.join(rejected)}"]
+
+
+def _times(found: Evaluation) -> list[str]:
+    rows = [["milliseconds a picture", "mean", "median", "p90"]]
+    for stage, timing in found.milliseconds.items():
+        rows.append([stage, f"{timing.mean:.2f}", f"{timing.median:.2f}", f"{timing.p90:.2f}"])
+    return _aligned(rows)
+
+
+def _classes(found: Evaluation) -> list[list[str]]:
+    """All classes beside the confusion matrix where that fits; else the worst classes and confusions."""
+    if len(found.card.classes) <= MOST_CLASSES:
+        matrix = _matrix(found)
+        if max(map(len, matrix)) <= WIDTH:
+            return [["each class, and what its pictures were taken for", *matrix]]
+    return [_worst_classes(found), _confusions(found)]
+
+
+def _matrix(found: Evaluation) -> list[str]:
+    wide = len(str(found.confusion.max()))
+    numbers = [f"{number:>{wide}}" for number in range(len(found.card.classes))]
+    shares = _class_shares(found)
+    rows = [["   class", *shares, " ".join(numbers)]]
+    for index, name in enumerate(found.card.classes):
+        counts = " ".join(f"{count:>{wide}}" for count in found.confusion[index])
+        rows.append([f"{index:>2} {name}", *(column[index] for column in shares.values()), counts])
+    return _aligned(rows)
+
+
+def _worst_classes(found: Evaluation) -> list[str]:
+    present = np.flatnonzero(found.class_images)
+    worst = present[np.argsort(found.class_accuracy[present], kind="stable")][:WORST]
+    title = "class" if len(worst) == len(present) else f"worst {WORST} of {len(present)} classes"
+    shares = _class_shares(found)
+    rows = [[title, *shares, "pictures"]]
+    for index in worst:
+        cells = (column[index] for column in shares.values())
+        rows.append([found.card.classes[index], *cells, str(found.class_images[index])])
+    return _aligned(rows)
+
+
+def _class_shares(found: Evaluation) -> dict[str, list[str]]:
+    """Columns with one cell for each class: accuracy, and coverage where the file is calibrated."""
+    columns = {"right": found.class_accuracy}
+    if found.sets:
+        columns[f"in {DEFAULT_COVERAGE:.0%} set"] = found.class_coverage
+    return {
+        title: ["-" if np.isnan(share) else f"{share:.1%}" for share in shares]
+        for title, shares in columns.items()
+    }
+
+
+def _confusions(found: Evaluation) -> list[str]:
+    lines = []
+    for true, other in found.confusions()[:WORST]:
+        names = found.card.classes[true], found.card.classes[other]
+        count, total = found.confusion[true, other], found.class_images[true]
+        lines.append(f"{names[0]} taken for {names[1]}: {count} of {total}")
+    return lines
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, the first column to the left, the others to the right."""
+    first, *others = zip(*rows, strict=True)
+    columns = [_padded(first, str.ljust), *(_padded(column, str.rjust) for column in others)]
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def _padded(column: Sequence[str], justify: Callable[[str, int], str]) -> list[str]:
+    width = max(map(len, column))
+    return [justify(cell, width) for cell in column]

@@ -1,0 +1,217 @@
+"""What a model file is worth on labelled pictures: accuracy, honesty of its doubts, and time.
+
+N pictures, C classes. The classes are always the model's, in its order; some may have no pictures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tgems_edge.card import Card
+from tgems_edge.data import ImageFolder, refuse_shared, refuse_unknown
+from tgems_edge.errors import DataError, ImageError
+from tgems_edge.metrics import calibration_error, confusion_matrix, coverage_interval, top_accuracy
+from tgems_edge.model import Classifier, Speed
+from tgems_edge.progress import Reporter
+from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod, label_sets
+
+__all__ = ["Evaluation", "SetCoverage", "Timing", "evaluate"]
+
+TOPS = (1, 2, 3, 5)
+METHODS: tuple[SetMethod, ...] = ("threshold", "adaptive")
+
+
+@dataclass(frozen=True)
+class SetCoverage:
+    """How often label sets hold the true class, and how large they are."""
+
+    method: SetMethod
+    promised: float
+    measured: float
+    interval: tuple[float, float]  # where chance leaves `measured` in 95 of 100 cases, if the promise holds
+    size: float  # classes in a set, on average
+
+    @property
+    def kept(self) -> bool:
+        """Whether the promise may hold: more than was promised is no fault."""
+        return self.measured >= self.interval[0]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per picture of one stage; the first picture's warm-up is in the mean."""
+
+    mean: float
+    median: float
+    p90: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that was measured."""
+
+    card: Card
+    data_sha256: str
+    images: int  # that were read and count
+    unreadable: int
+    top: dict[int, float]  # share of pictures whose class is among the best k, for each k
+    confusion: NDArray[np.int64]  # (C, C) counts: true class, and what it was taken for
+    calibration_error: float | None  # this and the next two are None without calibration
+    sets: tuple[SetCoverage, ...] | None
+    rejected: dict[str, float] | None  # share of pictures called unknown, for each level
+    class_coverage: NDArray[np.float64]  # (C,) of threshold sets at 0.9; NaN without pictures or calibration
+    exit_layers: dict[int, int]  # pictures that each block answered
+    milliseconds: dict[str, Timing]  # of each stage
+
+    @property
+    def accuracy(self) -> float:
+        """Share of pictures whose class was the best."""
+        return self.top[1]
+
+    @cached_property
+    def class_images(self) -> NDArray[np.int64]:
+        """(C,) pictures of each class."""
+        counts: NDArray[np.int64] = self.confusion.sum(1)
+        return counts
+
+    @cached_property
+    def class_accuracy(self) -> NDArray[np.float64]:
+        """(C,) accuracy of each class; NaN without pictures."""
+        return _shares(self.confusion.diagonal(), self.class_images)
+
+    def confusions(self) -> list[tuple[int, int]]:
+        """Pairs of a class and another it was taken for, the most frequent first."""
+        mistaken = self.confusion - np.diag(self.confusion.diagonal())
+        order = np.argsort(-mistaken, axis=None, kind="stable")[: np.count_nonzero(mistaken)]
+        true, taken_for = np.unravel_index(order, mistaken.shape)
+        return list(zip(true.tolist(), taken_for.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the model said about the pictures that could be read."""
+
+    labels: NDArray[np.int64]  # (N,) true classes
+    rates: NDArray[np.float32]  # (N, C)
+    probabilities: NDArray[np.float32]  # (N, C)
+    exit_layers: list[int]
+    speeds: list[Speed]
+
+
+def evaluate(
+    classifier: Classifier, folder: ImageFolder, reporter: Reporter, *, batch: int = 1
+) -> Evaluation:
+    """Classifies labelled pictures and compares.
+
+    Args:
+        classifier: the model.
+        folder: its classes are some or all of the model's.
+        reporter: where progress and pictures that cannot be read are shown.
+        batch: pictures per run of the graph; times are those of single pictures only with 1.
+
+    Raises:
+        DataError: a folder that is no class of the model, pictures that calibrated the file, or none that
+            can be read.
+    """
+    card = classifier.card
+    refuse_unknown(folder, card.classes)
+    if card.calibration:
+        others = "those that calibrated the file, which says nothing about new ones"
+        refuse_shared(folder, card.calibration.beginnings(), others)
+    answers = _classify(classifier, folder, batch, reporter)
+    labels, rates, probabilities = answers.labels, answers.rates, answers.probabilities
+    best = rates.argmin(1)
+    classes = len(card.classes)
+    calibrated = card.calibration is not None
+    return Evaluation(
+        card=card,
+        data_sha256=folder.sha256,
+        images=len(labels),
+        unreadable=len(folder.names) - len(labels),
+        top={k: top_accuracy(rates, labels, k) for k in TOPS if k < classes},
+        confusion=confusion_matrix(best, labels, classes),
+        calibration_error=calibration_error(probabilities, labels) if calibrated else None,
+        sets=_measure_sets(card, probabilities, labels),
+        rejected=card.rejection
+        and {level: float((rates.min(1) > bound).mean()) for level, bound in card.rejection.items()},
+        class_coverage=_cover_classes(card, probabilities, labels),
+        exit_layers=dict(sorted(Counter(answers.exit_layers).items())),
+        milliseconds={field.name: _time(answers.speeds, field.name) for field in fields(Speed)},
+    )
+
+
+def _classify(classifier: Classifier, folder: ImageFolder, batch: int, reporter: Reporter) -> _Answers:
+    """Pictures come and go batch by batch; what stays of each is its rates and probabilities."""
+    of_model = [classifier.names.index(name) for name in folder.classes]
+    labels: list[int] = []
+    rates: list[NDArray[np.float32]] = []
+    probabilities: list[NDArray[np.float32]] = []
+    exit_layers: list[int] = []
+    speeds: list[Speed] = []
+    outcomes = classifier.classify_each(map(folder.path, range(len(folder.names))), batch=batch)
+    with reporter.task("classifying", len(folder.names), unit="pictures") as task:
+        for label, outcome in zip(folder.labels, outcomes, strict=True):
+            task.advance(1)
+            if isinstance(outcome, ImageError):
+                reporter.warn(f"left out: {outcome}")
+                continue
+            labels.append(of_model[label])
+            rates.append(outcome.rates)
+            probabilities.append(outcome.probabilities)
+            exit_layers.append(outcome.exit_layer)
+            speeds.append(outcome.speed)
+    if not labels:
+        raise DataError(f"{folder.root}: none of its pictures can be read; copy them again")
+    return _Answers(np.array(labels), np.stack(rates), np.stack(probabilities), exit_layers, speeds)
+
+
+def _measure_sets(
+    card: Card, probabilities: NDArray[np.float32], labels: NDArray[np.int64]
+) -> tuple[SetCoverage, ...] | None:
+    if card.calibration is None:
+        return None
+    measured = []
+    for method in METHODS:
+        for promised in card.coverages(method):
+            members = label_sets(probabilities, card.set_bound(promised, method), method)
+            measured.append(
+                SetCoverage(
+                    method=method,
+                    promised=promised,
+                    measured=float(_holds(members, labels).mean()),
+                    interval=coverage_interval(card.calibration.images, len(labels), promised),
+                    size=float(members.sum(1).mean()),
+                )
+            )
+    return tuple(measured)
+
+
+def _cover_classes(
+    card: Card, probabilities: NDArray[np.float32], labels: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    classes = len(card.classes)
+    if DEFAULT_COVERAGE not in card.coverages("threshold"):
+        return np.full(classes, np.nan)
+    members = label_sets(probabilities, card.set_bound(DEFAULT_COVERAGE, "threshold"), "threshold")
+    covered = np.bincount(labels[_holds(members, labels)], minlength=classes)
+    return _shares(covered, np.bincount(labels, minlength=classes))
+
+
+def _holds(members: NDArray[np.bool_], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the set of each picture holds its class: (N,) of (N, C)."""
+    return members[np.arange(len(labels)), labels]
+
+
+def _shares(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Counts by totals; NaN where there is nothing."""
+    return np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
+
+
+def _time(speeds: list[Speed], stage: str) -> Timing:
+    taken = [getattr(speed, stage) for speed in speeds]
+    return Timing(float(np.mean(taken)), float(np.median(taken)), float(np.quantile(taken, 0.9)))
