@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+from tgems_export.provenance import processor, versions
+
 __all__ = ["write_report"]
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("tgems-edge", "torch", "open_clip_torch", "onnxruntime", "numpy", "Pillow", "typer")
+PACKAGES = ("torch", "open_clip_torch", "onnxruntime", "numpy", "Pillow", "typer")
 
 
 def write_report(
@@ -32,16 +33,8 @@ def _row(cells: Sequence[object]) -> str:
 
 
 def _machine() -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    found = ", ".join(f"{name} {version}" for name, version in versions(*PACKAGES).items())
     return (
-        f"{os.cpu_count()} cores of {_processor()}, Python {platform.python_version()}, {versions}. "
+        f"{os.cpu_count()} cores of {processor()}, Python {platform.python_version()}, {found}. "
         "Other work on the machine moves single times by 30 % and more; ratios within a table hold."
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -2,29 +2,29 @@
 
 Read in the order in which things depend on each other:
 
-    towers     what image towers are made of, whatever library built them
-    recipes    the activation and the preprocessing that weights were trained with
-    loading    from a name and a tag or file to a CLIP of open_clip
-    texts      prompts to text embeddings
-    encoder    all of it: a frozen CLIP, and the activation behind each of its blocks
-    catalogue  which of open_clip's architectures can be cut
-    prompts    class names and templates to text embeddings
-    splits     which pictures train, watch, calibrate and measure
-    features   activations of a folder, cached on disk
-    head       Jumper and T-GEM, and the file they live in
-    losses     what they are trained with
-    training   one head: how it is trained, and how it resumes
-    health     the degenerate solutions, noticed
-    heads      all of it: a folder of pictures to head files
-    blocks     the parts of an image tower, rewired for ONNX
-    graph      one exit as a graph, and as ONNX
-    pictures   drawn from a seed
-    parity     the graph against PyTorch
-    resizing   whole pictures into the graph, and that against Pillow
+    towers       what image towers are made of, whatever library built them
+    recipes      the activation and the preprocessing that weights were trained with
+    loading      from a name and a tag or file to a CLIP of open_clip
+    texts        prompts to text embeddings
+    encoder      all of it: a frozen CLIP, and the activation behind each of its blocks
+    catalogue    which of open_clip's architectures can be cut
+    prompts      class names and templates to text embeddings
+    splits       which pictures train, watch, calibrate and measure
+    features     activations of a folder, cached on disk
+    head         Jumper and T-GEM, and the file they live in
+    losses       what they are trained with
+    training     one head: how it is trained, and how it resumes
+    health       the degenerate solutions, noticed
+    heads        all of it: a folder of pictures to head files
+    blocks       the parts of an image tower, rewired for ONNX
+    graph        one exit as a graph, and as ONNX
+    pictures     drawn from a seed
+    parity       the graph against PyTorch
+    resizing     whole pictures into the graph, and that against Pillow
     calibration  temperature, label sets and thresholds, fitted after training
-    labelled   the pictures that calibrate and measure a file
-    freeze     all of it: a head and names to one file
+    labelled     the pictures that calibrate and measure a file
+    freeze       all of it: a head and names to one file
 
-Beside them: devices, files that appear whole, and the commands in cli/. study/ measures the method;
-demo/ is the built-in CLIP, its heads, and the recipe they come from.
+Beside them: devices, files that appear whole, provenance, and the commands in cli/. study/ measures the
+method; demo/ is the built-in CLIP, its heads, and the recipe they come from.
 """

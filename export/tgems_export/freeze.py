@@ -49,12 +49,12 @@ from tgems_export.head import (
     load_head_card,
     load_trained_pictures,
 )
-from tgems_export.heads import versions
 from tgems_export.labelled import Given, Labelled, read_given
 from tgems_export.loading import DEMO
 from tgems_export.parity import check_rates, compare
 from tgems_export.pictures import draw, draw_many, to_jpeg
 from tgems_export.prompts import class_embeddings, encode_prompts
+from tgems_export.provenance import versions
 from tgems_export.resizing import compare_resizing, with_resizing
 
 __all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "Form", "Frozen", "freeze", "load_exit"]

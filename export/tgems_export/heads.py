@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,11 +34,12 @@ from tgems_export.prompts import (
     encode_prompts,
     teacher_targets,
 )
+from tgems_export.provenance import versions
 from tgems_export.splits import split
 from tgems_export.towers import Pool
 from tgems_export.training import Settings, TrainingSet, predict, train_head, validate
 
-__all__ = ["Plan", "train_heads", "versions"]
+__all__ = ["Plan", "train_heads"]
 
 VALIDATION_SHARE = 0.1
 EPOCHS_BETWEEN_NOTES = 5
@@ -115,11 +115,6 @@ def train_heads(
         for path, card in pending:
             _train_layer(material, card, plan, path, reporter)
     return files
-
-
-def versions(*distributions: str) -> dict[str, str]:
-    """Installed versions, for provenance."""
-    return {name: importlib.metadata.version(name) for name in ("tgems-edge", *distributions)}
 
 
 def _card_before_training(encoder: Encoder, folder: ImageFolder, plan: Plan, layer: int) -> HeadCard:

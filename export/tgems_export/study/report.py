@@ -14,8 +14,8 @@ from tgems_edge.errors import DataError, InputError
 from tgems_edge.progress import Reporter
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
-from tgems_export.heads import versions
 from tgems_export.prompts import Templates
+from tgems_export.provenance import processor, versions
 from tgems_export.study import plots, statements, tables
 from tgems_export.study.costs import Cost, count_exit, count_full
 from tgems_export.study.figures import Study
@@ -177,13 +177,5 @@ def _write(page: Page, out: Path) -> list[Path]:
 def _made() -> str:
     found = ", ".join(f"{name} {version}" for name, version in versions(*PACKAGES).items())
     return (
-        f"Made with {found}, Python {platform.python_version()}, on {os.cpu_count()} cores of {_processor()}."
+        f"Made with {found}, Python {platform.python_version()}, on {os.cpu_count()} cores of {processor()}."
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
