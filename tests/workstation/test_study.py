@@ -131,7 +131,14 @@ class TestHeads:
 
     @pytest.mark.parametrize(
         "changed",
-        [{"loss": "paper"}, {"templates": "one"}, {"per_class": 2}, {"labels": "teacher"}, {"k": 8}],
+        [
+            {"loss": "paper"},
+            {"templates": "one"},
+            {"per_class": 2},
+            {"labels": "teacher"},
+            {"k": 8},
+            {"training": 4},
+        ],
         ids=str,
     )
     def test_one_thing_changed_is_another_head_with_another_name(self, material, changed):
@@ -221,6 +228,7 @@ class TestPlan:
         assert factor == {
             "loss": ["tgems", "rate", "cosine", "paper"],
             "K": ["8", "16", "32", "64", "128"],
+            "epochs": ["1", "4", "16"],
             "templates": ["one", "all"],
             "labels": ["1", "2", "4", "8", "16", "all", "none (teacher)"],
         }

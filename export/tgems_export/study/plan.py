@@ -39,6 +39,7 @@ FULL = "full CLIP"  # the name of its task
 LOSSES = ("tgems", "rate", "cosine", "paper")
 WIDTHS = (8, 16, 32, 64, 128, 256)  # K, as far as the encoder's width allows
 FEW = (1, 2, 4, 8, 16)  # labelled pictures a class
+TRAINING = (0.25, 1, 4)  # times as many epochs
 FEW_SHOT_RIVALS = ("regression", "nearest mean")  # one picture a class has no covariance
 
 
@@ -115,6 +116,7 @@ def ablations(plan: Plan, material: Material, pool: Pool) -> list[Ablation]:
     return [
         Ablation("loss", {loss: vary(loss=loss) for loss in LOSSES}),
         Ablation("K", {str(k): vary(k=k) for k in widths}),
+        Ablation("epochs", {str(h[0].passes): h for h in (vary(training=times) for times in TRAINING)}),
         Ablation("templates", {"one": vary(templates="one"), "all": vary()}),
         Ablation(
             "labels",

@@ -18,7 +18,7 @@ from tgems_export.study.figures import (
     share_half_width,
 )
 from tgems_export.study.measures import METHODS
-from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, sampling_task
+from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task, sampling_task
 from tgems_export.study.rivals import FORMS, SAMPLES
 from tgems_export.study.tables import OVERVIEW_COVERAGE, RULE, SAMPLE, UNKNOWN
 from tgems_export.study.variations import Variation
@@ -125,6 +125,7 @@ def ablations(study: Study) -> Iterator[str]:
     found = {ablation.factor: ablation for ablation in study.ablations}
     yield _losses(study, found["loss"])
     yield _width(study, found["K"])
+    yield _epochs(study, found["epochs"])
     yield _prompts(study, found["templates"])
     yield from _labels(study, found["labels"])
     if study.material.new_names:
@@ -292,6 +293,7 @@ def _against_rivals(study: Study) -> Iterator[str]:
 def _what_differs(study: Study) -> str:
     """What the figures and the definitions say about a rival that is ahead; no more."""
     widths = next(a for a in study.ablations if a.factor == "K").heads
+    pool = study.pools[study.plan.layer]
     means = _means(study, widths)
     own, widest = str(study.plan.k), max(widths, key=int)
     wider = (
@@ -300,9 +302,15 @@ def _what_differs(study: Study) -> str:
         else f"; at layer {study.plan.layer}, K = {widest} changes its accuracy by "
         f"{points(means[widest] - means[own])} points"
     )
+    layer = study.plan.layer
+    epochs = _means(study, next(a for a in study.ablations if a.factor == "epochs").heads)
+    longest = max(epochs, key=int)
     return (
         f"The rivals read all {study.material.width} dimensions, and labels only: they have no answer for a "
-        f"new name. The T-GEM reads {own} dimensions and makes its classes from text{wider}."
+        f"new name. The T-GEM reads {own} dimensions and makes its classes from text{wider}. At layer "
+        f"{layer}, {longest} epochs instead of {study.plan.epochs} take it from {percent(means[own])} to "
+        f"{percent(epochs[longest])} %; the best rival there has "
+        f"{percent(study.value(rivals_task(layer, pool), f'{study.best_rival(layer, pool)} top1'))} %."
     )
 
 
@@ -334,6 +342,14 @@ def _width(study: Study, ablation: Ablation) -> str:
     return (
         f"K = {best} does best ({percent(means[best])} %); K = {enough} is the smallest within "
         f"{percent(NEAR_BEST)} points of it."
+    )
+
+
+def _epochs(study: Study, ablation: Ablation) -> str:
+    means = _means(study, ablation.heads)
+    own, most = means[str(study.plan.epochs)], max(means, key=int)
+    return (
+        f"{most} epochs instead of {study.plan.epochs} change accuracy by {points(means[most] - own)} points."
     )
 
 

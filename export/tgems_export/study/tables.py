@@ -53,6 +53,7 @@ RULE = {"paper": "paper's rate", "gaussian": "Gaussian rate"}
 FACTORS = {
     "loss": "Loss",
     "K": "K, the width of the Jumper's output",
+    "epochs": "Epochs",
     "templates": "Prompts in training",
     "labels": "Labelled pictures",
 }

@@ -42,6 +42,12 @@ class Variation:
     templates: Literal["all", "one"] = "all"
     per_class: int | None = None  # labelled pictures; None for all
     labels: Literal["folders", "teacher"] = "folders"
+    training: float = 1  # times as many epochs
+
+    @property
+    def passes(self) -> int:
+        """Epochs, all told."""
+        return max(1, round(self.training * self.epochs))
 
     @property
     def name(self) -> str:
@@ -127,7 +133,8 @@ def _train(material: Material, variation: Variation) -> tuple[Head, tuple[Tensor
         validation_labels=labels[watch],
         text=class_embeddings(prompts),
     )
-    settings = dataclasses.replace(settings, epochs=_epochs(settings, variation.epochs, len(train)))
+    epochs = _epochs(settings, variation.passes, len(train))
+    settings = dataclasses.replace(settings, epochs=epochs)
     make = Head if variation.jumper else _Unprojected
     head = train_head(data, settings, layer=variation.layer, make=make)
     return head, (data.validation_activations, data.validation_labels)
