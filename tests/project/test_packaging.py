@@ -24,8 +24,8 @@ def names(extra: str) -> set[str]:
     }
 
 
-def test_a_device_installs_three_packages_and_chooses_its_onnxruntime() -> None:
-    assert names("") == {"numpy", "pillow", "typer"}
+def test_a_device_installs_four_packages_and_chooses_its_onnxruntime() -> None:
+    assert names("") == {"numpy", "pillow", "rich", "typer"}
     assert names("cpu") == {"onnxruntime"}
     assert names("gpu") == {"onnxruntime-gpu"}
 
