@@ -23,6 +23,7 @@ Read in the order in which things depend on each other:
     resizing     whole pictures into the graph, and that against Pillow
     calibration  temperature, label sets and thresholds, fitted after training
     labelled     the pictures that calibrate and measure a file
+    final        the graph as it will be written: its answers, their worth, its samples
     freeze       all of it: a head and names to one file
 
 Beside them: devices, files that appear whole, provenance, and the commands in cli/. study/ measures the

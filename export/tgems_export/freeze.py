@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,33 +11,28 @@ from typing import Literal
 
 import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from tgems_edge.card import (
-    Accuracy,
     CalibrationData,
     Card,
     Parity,
-    Sample,
     noise_pixels,
     seal,
     sealed_digest,
 )
 from tgems_edge.data import refuse_shared
-from tgems_edge.errors import DataError, HeadError, ImageError, InputError, ParityError
-from tgems_edge.images import Picture, Preprocessing, decode, read_pixels
-from tgems_edge.metrics import calibration_error, top_accuracy
+from tgems_edge.errors import DataError, HeadError, InputError, ParityError
+from tgems_edge.images import decode
 from tgems_edge.model import Classifier
 from tgems_edge.progress import Reporter
 from tgems_edge.rates import posterior
-from tgems_edge.session import IMAGE, INPUT, open_session
-from tgems_edge.sets import label_sets
-from tgems_export.calibration import Calibration, calibrate
+from tgems_edge.session import IMAGE, open_session
+from tgems_export.calibration import calibrate
 from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.files import write_atomically
+from tgems_export.final import FinalGraph, answer, make_samples, measure
 from tgems_export.graph import IR_VERSION, ExitGraph, Precision, set_temperature, to_onnx
 from tgems_export.head import (
     Head,
@@ -49,10 +42,10 @@ from tgems_export.head import (
     load_head_card,
     load_trained_pictures,
 )
-from tgems_export.labelled import Given, Labelled, read_given
+from tgems_export.labelled import Given, read_given
 from tgems_export.loading import DEMO
 from tgems_export.parity import check_rates, compare
-from tgems_export.pictures import draw, draw_many, to_jpeg
+from tgems_export.pictures import draw_many
 from tgems_export.prompts import class_embeddings, encode_prompts
 from tgems_export.provenance import versions
 from tgems_export.resizing import compare_resizing, with_resizing
@@ -64,8 +57,6 @@ DEMO_HEADS_190 = Path(__file__).parent / "demo" / "heads-190"  # and for the 180
 NAMED_HEADS = {Path("demo"): DEMO_HEADS, Path("demo-190"): DEMO_HEADS_190}
 DRAWN_PICTURES = 64
 COMPARED_PICTURES = 1000  # at most, of --data: PyTorch runs over them too
-NOISE_SAMPLES = ("tgems-edge 1", "tgems-edge 2")
-JPEG_SAMPLES = ((1, 57, 38), (2, 40, 71))  # seed, width, height
 
 
 @dataclass(frozen=True)
@@ -87,23 +78,6 @@ class Exit:
     classes: tuple[str, ...]
     text: Tensor  # (C, E)
     trained_on: list[bytes] | None  # beginnings of the digests of its training pictures, where they are known
-
-
-@dataclass(frozen=True)
-class _FinalGraph:
-    """The graph as it will be written, and what it takes."""
-
-    session: onnxruntime.InferenceSession
-    input: Literal["pixels", "image"]
-    preprocessing: Preprocessing
-
-    def read(self, picture: Picture) -> NDArray[np.uint8]:
-        """What goes into the graph of a picture, uint8 (H, W, 3)."""
-        return read_pixels(picture, self.preprocessing, resize=self.input == INPUT)
-
-    def rates(self, taken: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class-rates (C,) of what `read` gave."""
-        return self.session.run(["rates"], {self.input: taken[None] if self.input == INPUT else taken})[0][0]
 
 
 @dataclass(frozen=True)
@@ -192,15 +166,15 @@ def freeze(
         reporter.say("comparing its resizing with Pillow's")
         model = with_resizing(model, encoder.preprocessing, form.opset)
         resizing = compare_resizing(model, encoder.preprocessing, session, draw_many(DRAWN_PICTURES))
-    final = _FinalGraph(open_session(model.SerializeToString()), form.input, encoder.preprocessing)
+    final = FinalGraph(open_session(model.SerializeToString()), form.input, encoder.preprocessing)
     fitted = calibrated = accuracy = None
     if given.calibrates:
-        rates, calibrated = _answer(final, given.calibrates, "calibrating", reporter)
+        rates, calibrated = answer(final, given.calibrates, "calibrating", reporter)
         fitted = calibrate(rates, calibrated.labels, exit_.card.k)
         set_temperature(model, exit_.card.k, fitted.temperature)
     if fitted and given.measures:
-        rates, measured = _answer(final, given.measures, "measuring", reporter)
-        accuracy = _measure(rates, measured, exit_.card.k, fitted)
+        rates, measured = answer(final, given.measures, "measuring", reporter)
+        accuracy = measure(rates, measured, exit_.card.k, fitted)
         chosen = measured.paths[:: -(-len(rates) // COMPARED_PICTURES)]
         pictures = (decode(path) for path in chosen)  # one batch in memory at a time
         counted = _counted(pictures, len(chosen), reporter)
@@ -225,7 +199,7 @@ def freeze(
         parity=parity,
         resizing=resizing,
         accuracy=accuracy,
-        samples=_samples(final),
+        samples=make_samples(final),
         versions=versions("torch", "open_clip_torch", "onnx", "onnxsim", "onnxruntime"),
         licence={"code": "Apache-2.0", "weights": encoder.licence},
     )
@@ -284,72 +258,6 @@ def _worse(one: Parity, other: Parity) -> Parity:
         of=f"{one.pictures} {one.of}; {other.pictures} {other.of}",
         largest_rate_difference=max(one.largest_rate_difference, other.largest_rate_difference),
         label_agreement=agreeing / pictures,
-    )
-
-
-def _answer(
-    graph: _FinalGraph, labelled: Labelled, what: str, reporter: Reporter
-) -> tuple[NDArray[np.float32], Labelled]:
-    """Rates (n, C) by the graph itself, and the n pictures that can be read."""
-    rates, readable = [], []
-    with reporter.task(what, len(labelled.members), unit="pictures") as task:
-        for position, path in enumerate(labelled.paths):
-            task.advance(1)
-            try:
-                rates.append(graph.rates(graph.read(path)))
-                readable.append(position)
-            except ImageError as error:
-                reporter.warn(f"left out: {error}")
-    if not rates:
-        raise DataError(f"{labelled.folder.root}: none of its pictures can be read")
-    return np.stack(rates), labelled.only(np.array(readable))
-
-
-def _measure(rates: NDArray[np.float32], measured: Labelled, k: int, fitted: Calibration) -> Accuracy:
-    """What the file is worth on pictures that did not calibrate it."""
-    labels = measured.labels
-    probabilities = posterior(rates.astype(np.float64), k, fitted.temperature)
-    sets = {
-        coverage: label_sets(probabilities, bound, "threshold")
-        for coverage, bound in fitted.conformal.items()
-    }
-    pictures = np.arange(len(labels))
-    return Accuracy(
-        top1=top_accuracy(rates, labels),
-        images=len(labels),
-        data_sha256=measured.folder.sha256,
-        calibration_error=calibration_error(probabilities, labels),
-        coverage={coverage: float(members[pictures, labels].mean()) for coverage, members in sets.items()},
-        set_size={coverage: float(members.sum(1).mean()) for coverage, members in sets.items()},
-    )
-
-
-def _samples(graph: _FinalGraph) -> tuple[Sample, ...]:
-    """Inputs that any machine can make again, with the rates of this one."""
-    samples = []
-    for text in NOISE_SAMPLES:
-        pixels = noise_pixels(text, graph.preprocessing.size)
-        samples.append(_sample(graph, "noise", text, pixels, pixels))
-    for seed, width, height in JPEG_SAMPLES:
-        data = to_jpeg(draw(seed, width, height))
-        content = base64.b64encode(data).decode()
-        samples.append(_sample(graph, "jpeg", content, np.asarray(decode(data)), graph.read(data)))
-    return tuple(samples)
-
-
-def _sample(
-    graph: _FinalGraph,
-    kind: Literal["noise", "jpeg"],
-    content: str,
-    decoded: NDArray[np.uint8],
-    taken: NDArray[np.uint8],
-) -> Sample:
-    return Sample(
-        kind=kind,
-        content=content,
-        decoded_sha256=hashlib.sha256(decoded.tobytes()).hexdigest(),
-        pixels_sha256=hashlib.sha256(taken.tobytes()).hexdigest(),
-        rates=tuple(float(rate) for rate in graph.rates(taken)),
     )
 
 
