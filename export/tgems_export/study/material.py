@@ -113,9 +113,9 @@ def gather(
     }
     read = {purpose: folder for purpose, folder in given.items() if folder}
     _refuse_two_purposes(list(read.values()))
+    parts = None if calibration else deal(training, PARTS)
     pictures = {purpose: _all_of(encoder, folder, reporter) for purpose, folder in read.items()}
-    if not calibration:
-        parts = deal(training, PARTS)
+    if parts is not None:
         whole = pictures["training"]
         pictures["calibration"] = _part(whole, parts == 0)
         pictures["evaluation"] = _part(whole, parts == 1)
