@@ -110,7 +110,7 @@ def _root(
 ) -> None:
     """One small ONNX file from a CLIP and a list of class names.
 
-    Workstation: train, export. Device: classify, evaluate. Every command explains itself with --help.
+    Workstation: train, export, study. Device: classify, evaluate. Each explains itself with --help.
 
     Exit codes: 0 done, 1 finding (such as a picture that could not be read), 2 bad input or usage,
     3 parity failed, 4 accuracy gate failed.

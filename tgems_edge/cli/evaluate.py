@@ -39,7 +39,7 @@ def evaluate(
     provider: Provider = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model file on labelled pictures: accuracy, calibration, coverage and time.
+    """Measure a model file: accuracy, calibration, coverage, time.
 
     Folders are named like classes of the model; classes without a folder are noted, and the model may
     still choose them. Pictures that calibrated the file are refused. Those that cannot be read are

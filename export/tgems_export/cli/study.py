@@ -44,7 +44,7 @@ def study(
         bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
     ] = False,
 ) -> None:
-    """Measure the method on your pictures: every layer, its rivals, and how sure it is.
+    """Measure the method: every layer, its rivals, how sure it is.
 
     Trains heads for every layer and both pools, holds them against sampling, closed-form classifiers and
     the full CLIP, changes one factor at a time, and calibrates. Writes one report: study.html, study.md
