@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tgems_edge.errors import DataError
 from tgems_edge.images import find_pictures
 
-__all__ = ["ImageFolder", "read_labelled", "read_unlabelled", "refuse_shared", "refuse_unknown"]
+__all__ = ["ImageFolder", "read_labelled", "read_unlabelled", "refuse_shared"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,17 @@ class ImageFolder:
         for name, content in zip(self.names, self.digests, strict=True):
             digest.update(f"{name}\n".encode() + content)
         return digest.hexdigest()
+
+    def labelled_as(self, classes: Sequence[str], whose: str = "the model's classes") -> ImageFolder:
+        """The same pictures with labels into other classes, in their order.
+
+        Raises:
+            DataError: a folder that is not among them.
+        """
+        if unknown := [name for name in self.classes if name not in classes]:
+            raise DataError(f"{self.root}: folder {unknown[0]!r} is not among {whose}; rename or remove it")
+        numbers = np.array([classes.index(name) for name in self.classes])
+        return replace(self, classes=tuple(classes), labels=numbers[self.labels])
 
 
 def read_labelled(root: Path, classes: Sequence[str] | None = None) -> ImageFolder:
@@ -83,14 +94,6 @@ def read_unlabelled(root: Path) -> ImageFolder:
     if not names:
         raise DataError(f"{root}: no pictures in this folder")
     return ImageFolder(root, names, (), np.full(len(names), -1), _digests(root, names))
-
-
-def refuse_unknown(folder: ImageFolder, classes: Sequence[str]) -> None:
-    """Raises DataError if a class of the folder is not among the model's."""
-    if unknown := [name for name in folder.classes if name not in classes]:
-        raise DataError(
-            f"{folder.root}: folder {unknown[0]!r} is not among the model's classes; rename or remove it"
-        )
 
 
 def refuse_shared(folder: ImageFolder, digests: Sequence[bytes], others: str) -> None:

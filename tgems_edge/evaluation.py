@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge.card import Card
-from tgems_edge.data import ImageFolder, refuse_shared, refuse_unknown
+from tgems_edge.data import ImageFolder, refuse_shared
 from tgems_edge.errors import DataError, ImageError
 from tgems_edge.metrics import calibration_error, confusion_matrix, coverage_interval, top_accuracy
 from tgems_edge.model import Classifier, Speed
 from tgems_edge.progress import Reporter
-from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod, label_sets
+from tgems_edge.sets import DEFAULT_COVERAGE, METHODS, SetMethod, hold, label_sets
 
 __all__ = ["Evaluation", "SetCoverage", "Timing", "evaluate"]
 
 TOPS = (1, 2, 3, 5)
-METHODS: tuple[SetMethod, ...] = ("threshold", "adaptive")
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def evaluate(
             can be read.
     """
     card = classifier.card
-    refuse_unknown(folder, card.classes)
+    folder = folder.labelled_as(card.classes)
     if card.calibration:
         others = "those that calibrated the file, which says nothing about new ones"
         refuse_shared(folder, card.calibration.beginnings(), others)
@@ -147,7 +146,6 @@ def evaluate(
 
 def _classify(classifier: Classifier, folder: ImageFolder, batch: int, reporter: Reporter) -> _Answers:
     """Pictures come and go batch by batch; what stays of each is its rates and probabilities."""
-    of_model = [classifier.names.index(name) for name in folder.classes]
     labels: list[int] = []
     rates: list[NDArray[np.float32]] = []
     probabilities: list[NDArray[np.float32]] = []
@@ -160,7 +158,7 @@ def _classify(classifier: Classifier, folder: ImageFolder, batch: int, reporter:
             if isinstance(outcome, ImageError):
                 reporter.warn(f"left out: {outcome}")
                 continue
-            labels.append(of_model[label])
+            labels.append(label)
             rates.append(outcome.rates)
             probabilities.append(outcome.probabilities)
             exit_layers.append(outcome.exit_layer)
@@ -183,7 +181,7 @@ def _measure_sets(
                 SetCoverage(
                     method=method,
                     promised=promised,
-                    measured=float(_holds(members, labels).mean()),
+                    measured=float(hold(members, labels).mean()),
                     interval=coverage_interval(card.calibration.images, len(labels), promised),
                     size=float(members.sum(1).mean()),
                 )
@@ -198,13 +196,8 @@ def _cover_classes(
     if DEFAULT_COVERAGE not in card.coverages("threshold"):
         return np.full(classes, np.nan)
     members = label_sets(probabilities, card.set_bound(DEFAULT_COVERAGE, "threshold"), "threshold")
-    covered = np.bincount(labels[_holds(members, labels)], minlength=classes)
+    covered = np.bincount(labels[hold(members, labels)], minlength=classes)
     return _shares(covered, np.bincount(labels, minlength=classes))
-
-
-def _holds(members: NDArray[np.bool_], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether the set of each picture holds its class: (N,) of (N, C)."""
-    return members[np.arange(len(labels)), labels]
 
 
 def _shares(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -30,8 +30,10 @@ __all__ = [
     "COVERAGES",
     "DEFAULT_COVERAGE",
     "LEAST_PICTURES",
+    "METHODS",
     "REJECTS",
     "SetMethod",
+    "hold",
     "label_sets",
     "quantile",
     "rank",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 SetMethod = Literal["threshold", "adaptive"]
+METHODS: tuple[SetMethod, ...] = ("threshold", "adaptive")
 
 COVERAGES = ("0.8", "0.9", "0.95", "0.99")  # as they stand in the card
 DEFAULT_COVERAGE = 0.9
@@ -91,3 +94,9 @@ def label_sets(probabilities: NDArray[Any], bound: float, method: SetMethod) -> 
     """
     members: NDArray[np.bool_] = set_scores(probabilities, method) <= bound
     return members
+
+
+def hold(members: NDArray[np.bool_], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the set of each picture, a row of (B, C), holds its class (B,)."""
+    held: NDArray[np.bool_] = members[np.arange(len(labels)), labels]
+    return held

@@ -18,7 +18,7 @@ from tgems_edge.metrics import calibration_error, top_accuracy
 from tgems_edge.progress import Reporter
 from tgems_edge.rates import posterior
 from tgems_edge.session import INPUT
-from tgems_edge.sets import label_sets
+from tgems_edge.sets import hold, label_sets
 from tgems_export.calibration import Calibration
 from tgems_export.labelled import Labelled
 from tgems_export.pictures import draw, to_jpeg
@@ -83,13 +83,12 @@ def measure(rates: NDArray[np.float32], measured: Labelled, k: int, fitted: Cali
         coverage: label_sets(probabilities, bound, "threshold")
         for coverage, bound in fitted.conformal.items()
     }
-    pictures = np.arange(len(labels))
     return Accuracy(
         top1=top_accuracy(rates, labels),
         images=len(labels),
         data_sha256=measured.folder.sha256,
         calibration_error=calibration_error(probabilities, labels),
-        coverage={coverage: float(members[pictures, labels].mean()) for coverage, members in sets.items()},
+        coverage={coverage: float(hold(members, labels).mean()) for coverage, members in sets.items()},
         set_size={coverage: float(members.sum(1).mean()) for coverage, members in sets.items()},
     )
 

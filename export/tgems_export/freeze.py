@@ -167,7 +167,7 @@ def freeze(
         model = with_resizing(model, encoder.preprocessing, form.opset)
         resizing = compare_resizing(model, encoder.preprocessing, session, draw_many(DRAWN_PICTURES))
     final = FinalGraph(open_session(model.SerializeToString()), form.input, encoder.preprocessing)
-    fitted = calibrated = accuracy = None
+    fitted = accuracy = calibrated = measured = None
     if given.calibrates:
         rates, calibrated = answer(final, given.calibrates, "calibrating", reporter)
         fitted = calibrate(rates, calibrated.labels, exit_.card.k)
@@ -175,10 +175,12 @@ def freeze(
     if fitted and given.measures:
         rates, measured = answer(final, given.measures, "measuring", reporter)
         accuracy = measure(rates, measured, exit_.card.k, fitted)
-        chosen = measured.paths[:: -(-len(rates) // COMPARED_PICTURES)]
+    if real := measured or calibrated:
+        chosen = real.paths[:: -(-len(real.paths) // COMPARED_PICTURES)]
         pictures = (decode(path) for path in chosen)  # one batch in memory at a time
         counted = _counted(pictures, len(chosen), reporter)
-        parity = _worse(parity, compare(*what, counted, "of --data", form.precision))
+        of = "of --data" if measured else "of --calibration"
+        parity = _worse(parity, compare(*what, counted, of, form.precision))
     card = Card(
         classes=exit_.classes,
         classes_not_trained=tuple(name for name in exit_.classes if name not in exit_.card.classes),

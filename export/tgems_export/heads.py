@@ -109,9 +109,9 @@ def train_heads(
             reporter.say(f"{path}: trained already, kept")
         else:
             pending.append((path, card))
+    save_trained_pictures(out, folder)
     if pending:
         material = _prepare(encoder, folder, plan, reporter)
-        save_trained_pictures(out, folder)
         for path, card in pending:
             _train_layer(material, card, plan, path, reporter)
     return files

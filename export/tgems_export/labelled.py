@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tgems_edge.data import ImageFolder, read_labelled, refuse_shared, refuse_unknown
+from tgems_edge.data import ImageFolder, read_labelled, refuse_shared
 from tgems_edge.errors import DataError
 from tgems_edge.sets import LEAST_PICTURES
 from tgems_export.splits import deal
@@ -93,7 +93,5 @@ def read_given(data: Path | None, calibration: Path | None, classes: Sequence[st
 
 
 def _read(root: Path, classes: Sequence[str]) -> Labelled:
-    folder = read_labelled(root)
-    refuse_unknown(folder, classes)
-    numbers = np.array([classes.index(name) for name in folder.classes])
-    return Labelled(folder, np.arange(len(folder.names)), numbers[folder.labels])
+    folder = read_labelled(root).labelled_as(classes)
+    return Labelled(folder, np.arange(len(folder.names)), folder.labels)

@@ -8,9 +8,17 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tgems_edge.metrics import coverage_interval
-from tgems_edge.sets import COVERAGES, LEAST_PICTURES, REJECTS, label_sets, quantile, rank, set_scores
+from tgems_edge.sets import (
+    COVERAGES,
+    LEAST_PICTURES,
+    METHODS,
+    REJECTS,
+    label_sets,
+    quantile,
+    rank,
+    set_scores,
+)
 
-METHODS = ("threshold", "adaptive")
 P = np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]])
 
 

@@ -186,6 +186,7 @@ def test_a_folder_of_its_own_calibrates(export, fresh_figures, tmp_path):
     model = load(path)
     card = model.card
     assert card.calibration.images == 210 and card.accuracy is None
+    assert card.parity.pictures == 64 + 210 and card.parity.of.endswith("of --calibration")
     folder = read_labelled(fresh_figures)
     refused_pictures = set(card.calibration.beginnings())
     assert {digest[:6] for digest in folder.digests} == refused_pictures

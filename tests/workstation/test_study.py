@@ -64,6 +64,17 @@ class TestMaterial:
         with pytest.raises(DataError, match="folder 'cat' is not among the classes of"):
             gather(encoder, Folders(many_figures, fresh_figures, pets), load_templates(), QUIET)
 
+    def test_a_class_without_pictures_names_the_folder(self, encoder, many_figures, fresh_figures, tmp_path):
+        lacking = shutil.copytree(fresh_figures, tmp_path / "lacking")
+        shutil.rmtree(lacking / "red_circle")
+        other = tmp_path / "other"
+        for name in ("blue_cross", "green_square", "red_circle"):
+            (other / name).mkdir(parents=True)
+            data = (fresh_figures / name / "00.jpg").read_bytes()
+            (other / name / "a.jpg").write_bytes(data + b"another file")
+        with pytest.raises(DataError, match="lacking: no picture of class 'red_circle' for calibration"):
+            gather(encoder, Folders(many_figures, lacking, other), load_templates(), QUIET)
+
     def test_new_names_have_to_be_new(self, encoder, many_figures, fresh_figures):
         with pytest.raises(DataError, match="duplicate class names"):
             gather(encoder, Folders(many_figures, new_names=fresh_figures), load_templates(), QUIET)

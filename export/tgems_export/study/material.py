@@ -28,6 +28,7 @@ from tgems_export.towers import Pool
 
 __all__ = ["Folders", "Material", "Pictures", "gather"]
 
+PURPOSES = ("training", "calibration", "evaluation")
 PARTS = 5  # of DATA where nothing else is given: one calibrates, one measures, the others train
 
 
@@ -120,7 +121,8 @@ def gather(
         pictures["calibration"] = _part(whole, parts == 0)
         pictures["evaluation"] = _part(whole, parts == 1)
         pictures["training"] = _part(whole, parts > 1)
-    _check_enough(pictures, training)
+    roots = {purpose: (given[purpose] or training).root for purpose in PURPOSES}
+    _check_enough(pictures, training.classes, roots)
     prompts = encode_prompts(encoder, training.classes, templates.train)
     held_out = templates.held_out
     material = Material(
@@ -147,11 +149,7 @@ def _read_again(root: Path | None, training: ImageFolder) -> ImageFolder | None:
     """Another folder of the same classes."""
     if root is None:
         return None
-    known = set(training.classes)
-    folder = read_labelled(root)
-    if unknown := [name for name in folder.classes if name not in known]:
-        raise DataError(f"{root}: folder {unknown[0]!r} is not among the classes of {training.root}")
-    return read_labelled(root, training.classes)
+    return read_labelled(root).labelled_as(training.classes, f"the classes of {training.root}")
 
 
 def _refuse_two_purposes(folders: Sequence[ImageFolder]) -> None:
@@ -170,14 +168,16 @@ def _part(pictures: Pictures, of_folder: NDArray[np.bool_]) -> Pictures:
     return dataclasses.replace(pictures, rows=pictures.rows[chosen], labels=pictures.labels[chosen])
 
 
-def _check_enough(pictures: Mapping[str, Pictures], training: ImageFolder) -> None:
-    for purpose in ("training", "calibration", "evaluation"):
-        found = np.bincount(pictures[purpose].labels, minlength=len(training.classes))
+def _check_enough(
+    pictures: Mapping[str, Pictures], classes: Sequence[str], roots: Mapping[str, Path]
+) -> None:
+    for purpose, root in roots.items():
+        found = np.bincount(pictures[purpose].labels, minlength=len(classes))
         if (found == 0).any():
-            name = training.classes[int(found.argmin())]
-            raise DataError(f"{training.root}: no picture of class {name!r} is left for {purpose}; add some")
+            name = classes[int(found.argmin())]
+            raise DataError(f"{root}: no picture of class {name!r} for {purpose}; add some")
     if (count := len(pictures["calibration"].rows)) < LEAST_PICTURES:
         raise DataError(
-            f"{training.root}: {count} pictures to calibrate on, and {LEAST_PICTURES} are needed; give more, "
-            "or another --calibration"
+            f"{roots['calibration']}: {count} pictures to calibrate on, and {LEAST_PICTURES} are needed; "
+            "give more, or another --calibration"
         )

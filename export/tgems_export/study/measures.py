@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from tgems_edge.metrics import calibration_error, reliability, top_accuracy
 from tgems_edge.rates import posterior
-from tgems_edge.sets import COVERAGES, DEFAULT_COVERAGE, SetMethod, label_sets
+from tgems_edge.sets import COVERAGES, DEFAULT_COVERAGE, METHODS, hold, label_sets
 from tgems_export.calibration import Calibration, calibrate
 
 __all__ = ["Value", "measure_answers", "measure_certainty", "right_answers", "which_are_right"]
@@ -21,7 +21,6 @@ __all__ = ["Value", "measure_answers", "measure_certainty", "right_answers", "wh
 Value = float | str | list[float] | list[list[float]] | list[str]
 
 TOPS = (1, 2, 3)
-METHODS: tuple[SetMethod, ...] = ("threshold", "adaptive")
 KNOWN_ACCEPTED = 0.95  # of FPR95
 
 
@@ -69,7 +68,7 @@ def _measure_sets(
         bounds = fitted.conformal if method == "threshold" else fitted.conformal_adaptive
         for coverage in COVERAGES:
             sets = label_sets(probabilities, bounds[coverage], method)
-            covered = sets[np.arange(len(labels)), labels]
+            covered = hold(sets, labels)
             yield f"{method} {coverage} coverage", float(covered.mean())
             yield f"{method} {coverage} size", float(sets.sum(1).mean())
             if float(coverage) == DEFAULT_COVERAGE:

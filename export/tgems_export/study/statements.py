@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tgems_edge.sets import COVERAGES
+from tgems_edge.sets import COVERAGES, METHODS
 from tgems_export.study.figures import (
     EARLY,
     PAPER_EARLY,
@@ -17,7 +17,6 @@ from tgems_export.study.figures import (
     auroc_half_width,
     share_half_width,
 )
-from tgems_export.study.measures import METHODS
 from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task, sampling_task
 from tgems_export.study.rivals import FORMS, SAMPLES
 from tgems_export.study.tables import OVERVIEW_COVERAGE, RULE, SAMPLE, UNKNOWN

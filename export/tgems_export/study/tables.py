@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tgems_edge.sets import COVERAGES, REJECTS
+from tgems_edge.sets import COVERAGES, DEFAULT_COVERAGE, METHODS, REJECTS
 from tgems_export.study.figures import Study, auroc_half_width
-from tgems_export.study.measures import METHODS, TOPS
+from tgems_export.study.measures import TOPS
 from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task, sampling_task
 from tgems_export.study.rivals import DRAWS, FORMS, RIVALS, SAMPLES
 from tgems_export.study.variations import Variation
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 SAMPLE = 100  # S of the overview: the paper asks for no fewer
-OVERVIEW_COVERAGE = "0.9"
+OVERVIEW_COVERAGE = f"{DEFAULT_COVERAGE:g}"  # as figures are named
 MANY_CLASSES = 20  # more are not listed one by one
 EXTREMES = 5  # classes shown from either end instead
 UNKNOWN = {"new names": "pictures of other classes", "others": "pictures of none of the classes"}
