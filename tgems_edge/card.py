@@ -28,8 +28,12 @@ __all__ = [
     "Accuracy",
     "CalibrationData",
     "Card",
+    "Dynamic",
+    "DynamicExit",
     "EncoderId",
+    "Gate",
     "Parity",
+    "Quantisation",
     "Resizing",
     "Sample",
     "noise_pixels",
@@ -129,13 +133,66 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """An INT8 file against the fp32 graph it was made from, on labelled pictures that made neither."""
+
+    images: int
+    data_sha256: str
+    accuracy_drop: float  # points
+    label_flips: float  # per cent of labels that differ
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How an INT8 file was made, and what that cost."""
+
+    scheme: Literal["static", "dynamic"]  # ranges of activations: known beforehand, or found at run time
+    target: Literal["generic", "x86-vnni", "x86", "arm64", "tensorrt"]
+    ranges: Literal["minmax", "entropy", "percentile"] | None  # how they were cut off; None where dynamic
+    images: int  # that they were found on
+    equalised: bool  # whether outliers were moved from activations into weights
+    kept: tuple[str, ...]  # parts that stayed in floating point because INT8 cost too much there
+    gate: Gate | None  # None: not measured
+
+
+@dataclass(frozen=True)
+class DynamicExit:
+    """One of the exits of a dynamic file (LRA-EE, arXiv 2605.26415, eq. 4).
+
+    A picture leaves here if sigmoid(w . (confidence, margin, spread) + bias) >= threshold. The spread is the
+    mean squared distance of the patch tokens from their mean.
+    """
+
+    layer: int
+    k: int
+    pool: Literal["cls", "mean"]
+    temperature: float  # T of its posterior
+    surprise: float  # the smallest rate of a median calibration picture; `unknown` looks at what exceeds it
+    weights: tuple[float, float, float] | None  # w; None for the last exit, which everything leaves
+    bias: float | None
+    threshold: float | None
+    operations: int  # floating-point, for one picture that leaves here, gates and heads included
+    share: float  # of the calibration pictures that left here
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """How a file with several exits decides."""
+
+    budget: float  # operations of a mean picture, as a share of the full tower's: what was asked for
+    operations: float  # the same, as it came out on the calibration pictures
+    exits: tuple[DynamicExit, ...]  # in their order, the last of which takes what is left
+    dropped: dict[str, str]  # exits that were asked for and are not there, and why
+
+
+@dataclass(frozen=True)
 class Card:
     """What a model file says about itself."""
 
     classes: tuple[str, ...]
     classes_not_trained: tuple[str, ...]  # names that the T-GEM never saw in training
     templates: tuple[str, ...]  # the prompts of a class are these, with its name for {}
-    layer: int  # the block that answers, counted from 1
+    layer: int  # the block that answers, counted from 1; in a dynamic file the last that may
     k: int  # K, the width of the Jumper's output
     pool: Literal["cls", "mean"]  # which token the Jumper reads
     encoder: EncoderId
@@ -147,6 +204,9 @@ class Card:
     rejection: dict[str, float] | None  # the smallest rate that a share of known pictures exceeds
     calibration: CalibrationData | None  # what these four were fitted on
     precision: Literal["fp32", "fp16", "int8"]
+    quantisation: Quantisation | None  # of an INT8 file
+    dynamic: Dynamic | None  # of a file with several exits
+    head_kind: Literal["tgem", "ssa"] | None  # files that do not say have T-GEMs
     opset: int
     parity: Parity
     resizing: Resizing | None

@@ -28,7 +28,7 @@ from tgems_export.encoder import Encoder
 from tgems_export.head import Head
 from tgems_export.towers import Pool
 
-__all__ = ["ExitGraph", "Precision", "set_temperature", "to_onnx"]
+__all__ = ["ExitGraph", "Precision", "Readout", "set_temperature", "to_onnx"]
 
 IR_VERSION = 8  # onnxruntime 1.17 and later load it
 OPSETS = range(18, 24)
@@ -40,15 +40,19 @@ Precision = Literal["fp32", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-class _Rates(nn.Module):
-    """z (B, K) to class-rates (B, C): [z*z, z] @ [a, b]^T + c."""
+class Readout(nn.Module):
+    """A head and the tables of its classes, from activations (B, D) to class-rates (B, C)."""
 
-    def __init__(self, mu: Tensor, variance: Tensor):
+    def __init__(self, head: Head, text: Tensor):
+        """For classes with text embeddings (C, E)."""
         super().__init__()
-        a, b, c = rate_tables(mu.double(), variance.double(), log2=torch.log2)
+        a, b, c = rate_tables(*(moment.double() for moment in head.tgem(text)), log2=torch.log2)
+        self.jumper = make_linear(*head.jumper.folded())
         self.tables = make_linear(torch.cat([a, b], 1).float(), c.float())
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, activation: Tensor) -> Tensor:
+        """[z*z, z] @ [a, b]^T + c."""
+        z = self.jumper(activation)
         return self.tables(torch.cat([z * z, z], 1))
 
 
@@ -71,17 +75,16 @@ class ExitGraph(nn.Module):
         self.embedding = Embedding(tower.stem(), encoder.preprocessing)
         self.blocks = nn.Sequential(*(ResidualBlock(tower.block(i)) for i in range(layer - 1))).to(self.dtype)
         self.last = ExitBlock(tower.block(layer - 1), pool, tower.prefix).to(self.dtype)
-        self.jumper = make_linear(*head.jumper.folded())
-        self.rates = _Rates(*head.tgem(text))
+        self.readout = Readout(head, text)
         # A tensor, so that it has a name in the file: the temperature is fitted on what the file says.
-        self.register_buffer(POSTERIOR_SCALE, torch.tensor(-float(self.jumper.out_features)))
+        self.register_buffer(POSTERIOR_SCALE, torch.tensor(-float(head.k)))
         self.layer = layer
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """uint8 (B, H, W, 3) to rates (B, C), probabilities (B, C), label (B,), exit_layer (B,)."""
         activation = self.last(self.blocks(self.embedding(pixels).to(self.dtype))).float()
-        rates = self.rates(self.jumper(activation))
+        rates = self.readout(activation)
         label = rates.argmin(1)
         probabilities = torch.softmax(self.get_buffer(POSTERIOR_SCALE) * rates, 1)
         return rates, probabilities, label, torch.full_like(label, self.layer)

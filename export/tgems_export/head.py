@@ -116,6 +116,7 @@ class Head(nn.Module):
     def __init__(self, width: int, embedding_width: int, k: int):
         """For activations of width D and text embeddings of width E."""
         super().__init__()
+        self.k = k
         self.jumper = Jumper(width, k)
         self.tgem = TGem(embedding_width, k)
 
