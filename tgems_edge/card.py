@@ -201,7 +201,7 @@ class Card:
     temperature: float | None  # T of the posterior; None without calibration, and then T = 1
     conformal: dict[str, float] | None  # quantile of each coverage, of threshold sets (`tgems_edge.sets`)
     conformal_adaptive: dict[str, float] | None  # the same of adaptive sets
-    rejection: dict[str, float] | None  # the smallest rate that a share of known pictures exceeds
+    rejection: dict[str, float] | None  # what a share of known pictures exceeds: smallest rate - `surprise`
     calibration: CalibrationData | None  # what these four were fitted on
     precision: Literal["fp32", "fp16", "int8"]
     quantisation: Quantisation | None  # of an INT8 file
@@ -247,6 +247,8 @@ class Card:
         _require(min(self.preprocessing.size) >= 1, "an empty input size")
         _require(self.temperature is None or self.temperature > 0, "a temperature that is not positive")
         self._validate_calibration()
+        self._validate_quantisation()
+        self._validate_dynamic()
         resizes = self.input == "image"
         _require(resizes == (self.resizing is not None), "a resizing that its input does not imply")
         _require(all(len(s.rates) == expected for s in self.samples), "samples of another class count")
@@ -260,6 +262,50 @@ class Card:
             levels = [level for table in tables if table is not None for level in table]
             possible = all(_is_level(level, self.calibration.images) for level in levels)
             _require(possible, "a level that its calibration cannot give")
+
+    def _validate_quantisation(self) -> None:
+        made = self.quantisation
+        _require((self.precision == "int8") == (made is not None), "a quantisation its precision denies")
+        if made is not None:
+            known_beforehand = made.scheme == "static"
+            _require(known_beforehand == (made.ranges is not None), "ranges that its scheme does not imply")
+            _require(made.gate is None or made.gate.images > 0, "a gate that was measured on no pictures")
+
+    def _validate_dynamic(self) -> None:
+        if self.dynamic is None:
+            return
+        _require(self.calibration is not None, "several exits, but no calibration")
+        _require(len(self.dynamic.exits) >= 2, "fewer than two exits to choose from")
+        _validate_exits(self.dynamic.exits)
+        last = self.dynamic.exits[-1]
+        its_own = last.layer, last.k, last.pool, last.temperature
+        stated = self.layer, self.k, self.pool, self.temperature
+        _require(its_own == stated, "a layer, K, pool or temperature that is not its last exit's")
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """The blocks that may answer, in their order; in a static file there is one."""
+        return tuple(exit.layer for exit in self.dynamic.exits) if self.dynamic else (self.layer,)
+
+    def surprise(self, layer: int) -> float:
+        """The rate that those of this block are counted from, where rates of several exits are compared.
+
+        A usual picture costs more behind one block than behind another, so `rejection` is about what a
+        picture costs beyond that. A static file has nothing to compare, and counts from 0.
+
+        Raises:
+            KeyError: no exit of a dynamic file is there.
+        """
+        if self.dynamic is None:
+            return 0.0
+        return {exit.layer: exit.surprise for exit in self.dynamic.exits}[layer]
+
+    @property
+    def description(self) -> str:
+        """What the file recognises, and with what, in a few words."""
+        exits = ("exits " if self.dynamic else "exit ") + ", ".join(map(str, self.exit_layers))
+        precision = "" if self.precision == "fp32" else f", {self.precision}"
+        return f"{len(self.classes)} classes, {exits} of {self.encoder.name}{precision}"
 
     def coverages(self, method: SetMethod) -> list[float]:
         """What label sets of this method can promise; nothing without calibration."""
@@ -277,7 +323,7 @@ class Card:
         return self.conformal if method == "threshold" else self.conformal_adaptive
 
     def rejection_bound(self, reject: float) -> float:
-        """The class-rate that at most a share of `reject` of known pictures exceeds with its best class.
+        """What the best class-rate less `surprise` exceeds in at most a share of `reject` of known pictures.
 
         Raises:
             InputError: the file has no calibration, or none for this share.
@@ -293,7 +339,7 @@ class Card:
         height, width = self.preprocessing.size
         return {
             METADATA_KEY: self.to_json(),
-            "description": f"{len(self.classes)} classes, exit {self.layer} of {self.encoder.name}",
+            "description": self.description,
             "author": "tgems-edge",
             "date": date,
             "version": self.versions["tgems-edge"],
@@ -302,6 +348,31 @@ class Card:
             "imgsz": str([height, width]),
             "names": str(dict(enumerate(self.classes))),
         }
+
+
+def _validate_exits(exits: Sequence[DynamicExit]) -> None:
+    *gated, last = exits
+    layers, operations = [exit.layer for exit in exits], [exit.operations for exit in exits]
+    thresholds = [exit.threshold for exit in gated if exit.threshold is not None]
+    _require(_grow(layers), "exits that are not in their order")
+    _require(_grow(operations), "exits that do not cost more than those before")
+    _require(all(exit.k >= 1 for exit in exits), "an exit with a K below 1")
+    _require(all(exit.temperature > 0 for exit in exits), "an exit with a temperature that is not positive")
+    _require(all(None not in _gate(exit) for exit in gated), "an exit before the last without a whole gate")
+    _require(set(_gate(last)) == {None}, "a gate at its last exit, which takes what is left")
+    _require(all(0 <= threshold <= 1 for threshold in thresholds), "a threshold outside 0 to 1")
+    shares = [exit.share for exit in exits]
+    whole = min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6
+    _require(whole, "shares of its exits that do not add up to 1")
+
+
+def _gate(exit: DynamicExit) -> tuple[object, ...]:
+    return exit.weights, exit.bias, exit.threshold
+
+
+def _grow(numbers: Sequence[int]) -> bool:
+    """Whether they begin above 0 and each is larger than the one before."""
+    return all(before < after for before, after in zip([0, *numbers], numbers, strict=False))
 
 
 def _is_level(text: str, pictures: int) -> bool:

@@ -20,7 +20,7 @@ from tgems_edge.model import Classifier, Speed
 from tgems_edge.progress import Reporter
 from tgems_edge.sets import DEFAULT_COVERAGE, METHODS, SetMethod, hold, label_sets
 
-__all__ = ["Evaluation", "SetCoverage", "Timing", "evaluate"]
+__all__ = ["Evaluation", "ExitShare", "SetCoverage", "Timing", "evaluate"]
 
 TOPS = (1, 2, 3, 5)
 
@@ -39,6 +39,16 @@ class SetCoverage:
     def kept(self) -> bool:
         """Whether the promise may hold: more than was promised is no fault."""
         return self.measured >= self.interval[0]
+
+
+@dataclass(frozen=True)
+class ExitShare:
+    """The pictures that one exit of a dynamic file answered."""
+
+    layer: int
+    images: int
+    share: float  # of all
+    accuracy: float | None  # None without pictures
 
 
 @dataclass(frozen=True)
@@ -65,12 +75,21 @@ class Evaluation:
     rejected: dict[str, float] | None  # share of pictures called unknown, for each level
     class_coverage: NDArray[np.float64]  # (C,) of threshold sets at 0.9; NaN without pictures or calibration
     exit_layers: dict[int, int]  # pictures that each block answered
+    exits: tuple[ExitShare, ...] | None  # all of them, in their order; None in a static file
     milliseconds: dict[str, Timing]  # of each stage
 
     @property
     def accuracy(self) -> float:
         """Share of pictures whose class was the best."""
         return self.top[1]
+
+    @property
+    def operations(self) -> float | None:
+        """Floating-point operations of these pictures, on average; None in a static file."""
+        if self.card.dynamic is None:
+            return None
+        exits = self.card.dynamic.exits
+        return sum(exit.operations * self.exit_layers.get(exit.layer, 0) for exit in exits) / self.images
 
     @cached_property
     def class_images(self) -> NDArray[np.int64]:
@@ -98,7 +117,7 @@ class _Answers:
     labels: NDArray[np.int64]  # (N,) true classes
     rates: NDArray[np.float32]  # (N, C)
     probabilities: NDArray[np.float32]  # (N, C)
-    exit_layers: list[int]
+    exit_layers: NDArray[np.int64]  # (N,)
     speeds: list[Speed]
 
 
@@ -136,10 +155,10 @@ def evaluate(
         confusion=confusion_matrix(best, labels, classes),
         calibration_error=calibration_error(probabilities, labels) if calibrated else None,
         sets=_measure_sets(card, probabilities, labels),
-        rejected=card.rejection
-        and {level: float((rates.min(1) > bound).mean()) for level, bound in card.rejection.items()},
+        rejected=_reject(card, rates, answers.exit_layers),
         class_coverage=_cover_classes(card, probabilities, labels),
-        exit_layers=dict(sorted(Counter(answers.exit_layers).items())),
+        exit_layers=dict(sorted(Counter(answers.exit_layers.tolist()).items())),
+        exits=_measure_exits(card, best == labels, answers.exit_layers),
         milliseconds={field.name: _time(answers.speeds, field.name) for field in fields(Speed)},
     )
 
@@ -165,7 +184,7 @@ def _classify(classifier: Classifier, folder: ImageFolder, batch: int, reporter:
             speeds.append(outcome.speed)
     if not labels:
         raise DataError(f"{folder.root}: none of its pictures can be read; copy them again")
-    return _Answers(np.array(labels), np.stack(rates), np.stack(probabilities), exit_layers, speeds)
+    return _Answers(np.array(labels), np.stack(rates), np.stack(probabilities), np.array(exit_layers), speeds)
 
 
 def _measure_sets(
@@ -187,6 +206,27 @@ def _measure_sets(
                 )
             )
     return tuple(measured)
+
+
+def _reject(
+    card: Card, rates: NDArray[np.float32], exit_layers: NDArray[np.int64]
+) -> dict[str, float] | None:
+    if card.rejection is None:
+        return None
+    beyond_usual = rates.min(1) - np.array([card.surprise(layer) for layer in exit_layers.tolist()])
+    return {level: float((beyond_usual > bound).mean()) for level, bound in card.rejection.items()}
+
+
+def _measure_exits(
+    card: Card, right: NDArray[np.bool_], exit_layers: NDArray[np.int64]
+) -> tuple[ExitShare, ...] | None:
+    if card.dynamic is None:
+        return None
+    answered = {layer: right[exit_layers == layer] for layer in card.exit_layers}
+    return tuple(
+        ExitShare(layer, len(its), len(its) / len(right), float(its.mean()) if len(its) else None)
+        for layer, its in answered.items()
+    )
 
 
 def _cover_classes(

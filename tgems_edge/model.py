@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge.card import Card
-from tgems_edge.errors import ImageError
+from tgems_edge.errors import ImageError, ModelFileError
 from tgems_edge.images import Picture, read_pixels
 from tgems_edge.rates import top_k
 from tgems_edge.session import IMAGE, INPUT, open_session, read_card
@@ -106,7 +106,8 @@ class Result:
         Raises:
             InputError: the file was exported without calibration, or not for this share.
         """
-        return float(self.rates[self.top1]) > self.card.rejection_bound(reject)
+        beyond_usual = float(self.rates[self.top1]) - self.card.surprise(self.exit_layer)
+        return beyond_usual > self.card.rejection_bound(reject)
 
 
 class Classifier:
@@ -182,13 +183,21 @@ class Classifier:
 
         Returns:
             rates (B, C), probabilities (B, C), exit layers (B,).
+
+        Raises:
+            ModelFileError: a block answered that is no exit of the card.
         """
         wanted = ["rates", "probabilities", "exit_layer"]
         if self.card.input == INPUT:
             rates, probabilities, exit_layers = self._session.run(wanted, {INPUT: np.stack(list(inputs))})
-            return rates, probabilities, exit_layers
-        runs = [self._session.run(wanted, {IMAGE: picture}) for picture in inputs]
-        rates, probabilities, exit_layers = map(np.concatenate, zip(*runs, strict=True))
+        else:
+            runs = [self._session.run(wanted, {IMAGE: picture}) for picture in inputs]
+            rates, probabilities, exit_layers = map(np.concatenate, zip(*runs, strict=True))
+        # What such rates mean, and when they are surprising, nobody could say.
+        if strange := set(exit_layers.tolist()).difference(self.card.exit_layers):
+            raise ModelFileError(
+                f"the model answered from block {min(strange)}, which is no exit of its card; export it again"
+            )
         return rates, probabilities, exit_layers
 
 

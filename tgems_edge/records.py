@@ -15,8 +15,17 @@ T = TypeVar("T")
 
 
 def to_json(record: Any) -> str:
-    """A dataclass as JSON with sorted keys, so that equal records are equal bytes."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False, sort_keys=True)
+    """A dataclass as JSON with sorted keys, so that equal records are equal bytes.
+
+    A field that is null by default is left out while it is null: so a record that does not need it is the
+    same bytes as before there was such a field.
+    """
+    return json.dumps(record, default=_fields, ensure_ascii=False, sort_keys=True)
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    values = {field: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return {f.name: value for f, value in values.items() if value is not None or f.default is not None}
 
 
 class NewerSchema(ValueError):

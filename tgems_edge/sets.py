@@ -15,7 +15,8 @@ The best class has a score of 0, so a set is never empty; where the model is rig
 average; adaptive sets are smaller for easy pictures and larger for hard ones.
 
 The same quantile of the smallest rate R = min_c R_c, the *surprisal* of a picture, tells what is unlike
-anything known: a share of `reject` of known pictures, at most, lies beyond it.
+anything known: a share of `reject` of known pictures, at most, lies beyond it. Where a file has several
+exits, R counts from what a usual picture costs at its exit, because their rates do not compare.
 """
 
 from __future__ import annotations

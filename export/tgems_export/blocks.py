@@ -5,7 +5,7 @@ Everything is exact up to rounding, and `parity` checks it:
 - scaling and normalisation are folded into the first convolution, which has no padding; a convolution
   that moves by its own size is one product;
 - class token and registers are added along with the positions, after as many zero rows;
-- keys and values are one product, and the 1/sqrt(d) of attention is in the query's weights;
+- queries, keys and values are one product, and the 1/sqrt(d) of attention is in the query's weights;
 - in the last block only what the exit reads is computed: for the class token, query, output projection and
   MLP of one token, and without rotary positions neither keys nor values; for the mean of the patch
   tokens, that mean before the last product of the MLP;
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tgems_edge.images import Preprocessing
 from tgems_export.towers import Attention, Block, Pool, Rotary, Stem
 
-__all__ = ["Embedding", "ExitBlock", "ResidualBlock", "make_linear"]
+__all__ = ["Embedding", "ExitBlock", "Gelu", "ResidualBlock", "make_linear"]
 
 ALL, CLASS_TOKEN = slice(None), slice(1)  # of the tokens
 
@@ -66,9 +66,11 @@ class _Patches(nn.Module):
     def __init__(self, convolution: Any, prefix: int):
         super().__init__()
         self.size = convolution.kernel_size
+        self.prefix = prefix
         weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # (D, p p 3)
         self.padding = (0, _padding(weight.shape[1]), 0, 0, prefix, 0)
-        self.weight = nn.Parameter(nn.functional.pad(weight, self.padding[:2]).T.contiguous())
+        weight = nn.functional.pad(weight, self.padding[:2]).contiguous()
+        self.product = make_linear(weight, None)
 
     def forward(self, pixels: Tensor) -> Tensor:
         height, width = self.size
@@ -76,7 +78,8 @@ class _Patches(nn.Module):
         whole = pixels[:, : rows * height, : columns * width]
         patches = whole.reshape(-1, rows, height, columns, width * 3).permute(1, 3, 0, 2, 4)
         patches = patches.reshape(rows * columns, -1, height * width * 3)  # (L - P, B, p p 3)
-        return nn.functional.pad(patches, self.padding).float() @ self.weight
+        patches = nn.functional.pad(patches, self.padding).flatten(0, 1)
+        return self.product(patches.float()).unflatten(0, (self.prefix + rows * columns, -1))
 
 
 class _Convolved(nn.Module):
@@ -100,8 +103,10 @@ class _Attention(nn.Module):
         self.read = read
         self.heads = attention.heads
         self.width = attention.query.out_features  # H d
-        self.query, self.query_norm = _scaled_query(attention)
-        self.key_value = _stacked(attention.key, attention.value)
+        query, self.query_norm = _scaled_query(attention)
+        every = read == ALL  # then queries, keys and values are one product
+        self.query = None if every else query
+        self.joint = _stacked(*([query] if every else []), attention.key, attention.value)
         self.key_norm = _norm(attention.key_norm)
         self.rotary = None if attention.rotary is None else _Rotary(attention.rotary)
         self.norm = _norm(attention.norm)
@@ -109,8 +114,9 @@ class _Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(L, B, D) to (Q, B, D)."""
-        query = self.query_norm(self._heads(self.query(tokens[self.read])))  # (Q, B H, d)
-        key, value = self.key_value(tokens).split(self.width, dim=-1)
+        *query, key, value = self.joint(tokens).split(self.width, dim=-1)
+        query = query[0] if self.query is None else self.query(tokens[self.read])
+        query = self.query_norm(self._heads(query))  # (Q, B H, d)
         key, value = self.key_norm(self._heads(key)), self._heads(value)  # (L, B H, d)
         if self.rotary is not None:
             query, key = self.rotary(query, self.read), self.rotary(key, ALL)
@@ -127,29 +133,34 @@ class _ClassAttention(nn.Module):
     """Multi-head attention of the class token alone, without keys and values.
 
     q . (W_k x + b_k) = (q W_k) . x + q . b_k, of which softmax does not see the last; and the mix of the
-    values is W_v times the mix of the tokens, plus b_v, because the weights of a mix add up to 1. So one
-    row goes through both maps instead of L.
+    values is W_v times the mix of the tokens, plus b_v, because the weights of a mix add up to 1. So H rows,
+    one a head, go through both maps instead of L. A row is zero but for the entries of its head, and of what
+    comes out only those count: the zeros cost less than a product for each head, and can be INT8.
     """
+
+    own: Tensor
 
     def __init__(self, attention: Attention):
         super().__init__()
-        self.heads = attention.heads
         self.query, self.query_norm = _scaled_query(attention)
-        key, value = _linear(attention.key), _linear(attention.value)
-        self.key = nn.Parameter(key.weight.unflatten(0, (self.heads, -1)))  # (H, d, D)
-        self.value = nn.Parameter(value.weight.unflatten(0, (self.heads, -1)).mT.contiguous())  # (H, D, d)
-        self.value_bias = value.bias
+        key = _linear(attention.key).weight.T.contiguous()  # (D, H d)
+        self.key = make_linear(key, None)
+        self.value = _linear(attention.value)
+        depth = key.shape[1] // attention.heads  # d
+        self.register_buffer("own", torch.eye(attention.heads).repeat_interleave(depth, 1))  # (H, H d)
         self.norm = _norm(attention.norm)
         self.out = _linear(attention.out)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(L, B, D) to (1, B, D)."""
-        query = self.query(tokens[0]).unflatten(1, (self.heads, -1))  # (B, H, d)
-        query = self.query_norm(query).transpose(0, 1) @ self.key  # (H, B, D)
+        heads, width = self.own.shape  # H, H d
+        query = self.query(tokens[0]).unflatten(1, (heads, -1))  # (B, H, d)
+        query = self.query_norm(query).reshape(-1, 1, width)
+        query = self.key((query * self.own).flatten(0, 1)).unflatten(0, (-1, heads))  # (B, H, D)
         tokens = tokens.transpose(0, 1)  # (B, L, D)
-        weights = torch.softmax(query.transpose(0, 1) @ tokens.transpose(1, 2), -1)  # (B, H, L)
-        mixed = (weights @ tokens).transpose(0, 1) @ self.value  # (H, B, d)
-        mixed = mixed.transpose(0, 1).flatten(1) + self.value_bias  # (B, H d)
+        weights = torch.softmax(query @ tokens.transpose(1, 2), -1)  # (B, H, L)
+        mixed = self.value((weights @ tokens).flatten(0, 1)).unflatten(0, (-1, heads))  # (B, H, H d)
+        mixed = (mixed * self.own).sum(1)  # (B, H d)
         return self.out(self.norm(mixed)).unsqueeze(0)
 
 
@@ -181,10 +192,11 @@ class _Rotary(nn.Module):
         return entries * self.cos[read] + torch.cat([second, first], -1) * self.sin[read]
 
 
-class _Gelu(nn.Module):
+class Gelu(nn.Module):
     """GELU in the one spelling that onnxruntime takes for a GELU."""
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Of any shape."""
         return tokens * (torch.erf(tokens / math.sqrt(2)) + 1.0) * 0.5
 
 
@@ -198,7 +210,7 @@ class _TanhGelu(nn.Module):
 
 def _activation(activation: nn.Module) -> nn.Module:
     if isinstance(activation, nn.GELU):
-        return _Gelu() if activation.approximate == "none" else _TanhGelu()
+        return Gelu() if activation.approximate == "none" else _TanhGelu()
     return activation
 
 
@@ -296,11 +308,23 @@ def _linear(linear: nn.Linear, *, more_inputs: int = 0, more_outputs: int = 0) -
     return make_linear(weight.clone(), nn.functional.pad(bias, (0, more_outputs)).clone())
 
 
-def make_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A linear map of a weight (out, in) and a bias (out,)."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
+def make_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear map of a weight (out, in) and a bias (out,), or none."""
+    linear = _Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias)
     return linear
+
+
+class _Linear(nn.Linear):
+    """A linear map that is one product of two matrices in ONNX too, whose weight keeps its name."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(L, B, in) to (L, B, out), or (B, in) to (B, out)."""
+        if tokens.ndim == 2:
+            return super().forward(tokens)
+        return super().forward(tokens.flatten(0, 1)).unflatten(0, (len(tokens), -1))
 
 
 def _norm(norm: nn.LayerNorm | None) -> nn.Module:

@@ -35,8 +35,9 @@ from tgems_export.files import write_atomically
 from tgems_export.final import FinalGraph, answer, make_samples, measure
 from tgems_export.graph import IR_VERSION, ExitGraph, Precision, set_temperature, to_onnx
 from tgems_export.head import (
-    Head,
+    ExitHead,
     HeadCard,
+    HeadKind,
     head_file,
     load_head,
     load_head_card,
@@ -73,7 +74,7 @@ class Exit:
     """What is to be frozen: an encoder, one of its blocks, and the head behind it."""
 
     encoder: Encoder
-    head: Head
+    head: ExitHead
     card: HeadCard
     classes: tuple[str, ...]
     text: Tensor  # (C, E)
@@ -90,7 +91,12 @@ class Frozen:
 
 
 def load_exit(
-    layer: int, head: Path | None, encoder: str | None, pretrained: str | None, classes: Sequence[str] | None
+    layer: int,
+    head: Path | None,
+    encoder: str | None,
+    pretrained: str | None,
+    classes: Sequence[str] | None,
+    head_kind: HeadKind = "tgem",
 ) -> Exit:
     """Loads a head and the encoder it belongs to.
 
@@ -100,22 +106,25 @@ def load_exit(
         encoder: a CLIP by name; default the one the head was trained on.
         pretrained: its weights; default those the head was trained on.
         classes: names for the tables; default those the head was trained on.
+        head_kind: which of the two kinds of head.
 
     Raises:
-        HeadError: no head for this layer or this encoder.
+        HeadError: no head of this kind for this layer or this encoder.
         EncoderError: the encoder cannot be loaded, or has no such layer.
         DataError: a class name that the prompts cannot hold.
     """
     if head is None and encoder not in (None, DEMO):
         raise HeadError(f"--encoder {encoder}: give --head; `tgems-edge train --encoder {encoder}` makes one")
     folder = NAMED_HEADS.get(head, head) if head else DEMO_HEADS
+    if head_kind == "ssa" and folder in NAMED_HEADS.values():
+        raise HeadError("--head-kind ssa: give --head; `tgems-edge train --head-kind ssa` makes one")
     if encoder is None:
-        found = load_head_card(_any_head(folder) if folder.is_dir() else folder)
+        found = load_head_card(_any_head(folder, head_kind) if folder.is_dir() else folder)
         encoder, pretrained = found.encoder.name, pretrained or found.encoder.pretrained
     clip = load_encoder(encoder, pretrained)
     clip.check_layer(layer)
-    path = head_file(folder, layer) if folder.is_dir() else folder
-    trained, card = load_head(path, clip)
+    path = head_file(folder, layer, head_kind) if folder.is_dir() else folder
+    trained, card = load_head(path, clip, head_kind)
     if card.layer != layer:
         raise HeadError(f"{path}: a head for layer {card.layer}, not {layer}; give --layer {card.layer}")
     names = tuple(classes or card.classes)
@@ -199,7 +208,7 @@ def freeze(
         precision=form.precision,
         quantisation=None,
         dynamic=None,
-        head_kind=None,
+        head_kind=exit_.card.head_kind,
         opset=form.opset,
         parity=parity,
         resizing=resizing,
@@ -214,10 +223,13 @@ def freeze(
     return Frozen(output, sealed_card, len(sealed))
 
 
-def _any_head(folder: Path) -> Path:
-    heads = sorted(folder.glob(head_file(folder, 0).name.replace("00", "*")))
+def _any_head(folder: Path, kind: HeadKind) -> Path:
+    heads = sorted(folder.glob(head_file(folder, 0, kind).name.replace("00", "*")))
     if not heads:
-        raise HeadError(f"{folder}: no head files here; make some with `tgems-edge train --out {folder}`")
+        option = " --head-kind ssa" if kind == "ssa" else ""
+        raise HeadError(
+            f"{folder}: no head files here; make some with `tgems-edge train{option} --out {folder}`"
+        )
     return heads[0]
 
 

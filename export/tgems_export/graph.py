@@ -1,34 +1,46 @@
 """One exit as a graph, from uint8 pixels to class-rates, and as ONNX.
 
 The trained parts stay as they are; here their weights are put into modules that say the same thing
-(`blocks`), the Jumper's normalisation is folded into its linear map, and the class Gaussians are one product
-(`tgems_edge.rates`).
+(`blocks`), the Jumper's normalisation is folded into its linear map, and the classes are one product: with
+the tables of their Gaussians (`tgems_edge.rates`), or with their embeddings.
 
 With fp16 the blocks compute in half precision, which is nearly all of the work; the patch embedding, whose
 folded weights are too small for it, and the rates, which square and cancel, stay in fp32.
 
-B pictures, D width, C classes, K the Jumper's width.
+B pictures, D width, E width of the joint embedding, C classes, K the width in which a head compares.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import onnx
 import onnxsim
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from tgems_edge.errors import InputError
 from tgems_edge.rates import rate_tables
 from tgems_edge.session import INPUT, OUTPUTS
-from tgems_export.blocks import Embedding, ExitBlock, ResidualBlock, make_linear
+from tgems_export.blocks import Embedding, ExitBlock, Gelu, ResidualBlock, make_linear
 from tgems_export.encoder import Encoder
-from tgems_export.head import Head
+from tgems_export.head import ExitHead, Head, SsaHead
 from tgems_export.towers import Pool
 
-__all__ = ["ExitGraph", "Precision", "Readout", "set_temperature", "to_onnx"]
+__all__ = [
+    "ExitGraph",
+    "Precision",
+    "SsaReadout",
+    "TGemReadout",
+    "make_readout",
+    "set_constant",
+    "set_temperature",
+    "to_onnx",
+]
 
 IR_VERSION = 8  # onnxruntime 1.17 and later load it
 OPSETS = range(18, 24)
@@ -40,8 +52,8 @@ Precision = Literal["fp32", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-class Readout(nn.Module):
-    """A head and the tables of its classes, from activations (B, D) to class-rates (B, C)."""
+class TGemReadout(nn.Module):
+    """A Jumper and the tables of its classes, from activations (B, D) to class-rates (B, C)."""
 
     def __init__(self, head: Head, text: Tensor):
         """For classes with text embeddings (C, E)."""
@@ -56,6 +68,31 @@ class Readout(nn.Module):
         return self.tables(torch.cat([z * z, z], 1))
 
 
+class SsaReadout(nn.Module):
+    """The MLP of an SSA head and the directions of its classes, from activations (B, D) to rates (B, C)."""
+
+    def __init__(self, head: SsaHead, text: Tensor):
+        """For classes with text embeddings (C, E)."""
+        super().__init__()
+        hidden, out = (make_linear(m.weight.clone(), m.bias.clone()) for m in (head.hidden, head.out))
+        self.embed = nn.Sequential(copy.deepcopy(head.norm), hidden, Gelu(), out)
+        self.tables = make_linear(-nn.functional.normalize(text, dim=1), None)
+
+    def forward(self, activation: Tensor) -> Tensor:
+        """Minus the cosines."""
+        embedding = self.embed(activation)
+        return self.tables(embedding / embedding.norm(dim=1, keepdim=True))
+
+
+def make_readout(head: ExitHead, text: Tensor) -> nn.Module:
+    """What a head of either kind says of the classes of text embeddings (C, E), as the graph has it."""
+    if isinstance(head, SsaHead):
+        return SsaReadout(head, text)
+    if isinstance(head, Head):
+        return TGemReadout(head, text)
+    raise TypeError(f"no readout for a {type(head).__name__}")
+
+
 class ExitGraph(nn.Module):
     """Block `layer` of an image tower, a head and class tables, from pixels to decision."""
 
@@ -64,7 +101,7 @@ class ExitGraph(nn.Module):
         encoder: Encoder,
         layer: int,
         pool: Pool,
-        head: Head,
+        head: ExitHead,
         text: Tensor,
         precision: Precision = "fp32",
     ):
@@ -75,7 +112,7 @@ class ExitGraph(nn.Module):
         self.embedding = Embedding(tower.stem(), encoder.preprocessing)
         self.blocks = nn.Sequential(*(ResidualBlock(tower.block(i)) for i in range(layer - 1))).to(self.dtype)
         self.last = ExitBlock(tower.block(layer - 1), pool, tower.prefix).to(self.dtype)
-        self.readout = Readout(head, text)
+        self.readout = make_readout(head, text)
         # A tensor, so that it has a name in the file: the temperature is fitted on what the file says.
         self.register_buffer(POSTERIOR_SCALE, torch.tensor(-float(head.k)))
         self.layer = layer
@@ -90,13 +127,16 @@ class ExitGraph(nn.Module):
         return rates, probabilities, label, torch.full_like(label, self.layer)
 
 
-def to_onnx(graph: ExitGraph, size: tuple[int, int], opset: int) -> onnx.ModelProto:
+def to_onnx(
+    graph: nn.Module, size: tuple[int, int], opset: int, outputs: Sequence[str] = OUTPUTS
+) -> onnx.ModelProto:
     """The graph as a simplified and checked ONNX model, any batch, without metadata.
 
     Args:
-        graph: see `ExitGraph`.
+        graph: an `ExitGraph`, or another that takes what it takes.
         size: (H, W) of its input.
         opset: ONNX operator set.
+        outputs: names of what it returns.
 
     Raises:
         InputError: an opset that cannot be written, or a graph of 2 GB and more.
@@ -116,7 +156,7 @@ def to_onnx(graph: ExitGraph, size: tuple[int, int], opset: int) -> onnx.ModelPr
         dynamo=True,
         opset_version=opset,
         input_names=[INPUT],
-        output_names=OUTPUTS,
+        output_names=list(outputs),
         dynamic_shapes={INPUT: {0: torch.export.Dim("B")}},
         verbose=False,
     )
@@ -128,7 +168,20 @@ def to_onnx(graph: ExitGraph, size: tuple[int, int], opset: int) -> onnx.ModelPr
     return model
 
 
-def set_temperature(model: onnx.ModelProto, k: int, temperature: float) -> None:
-    """Writes -K / T into the graph, so that its probabilities are those of the temperature T."""
-    (scale,) = (tensor for tensor in model.graph.initializer if tensor.name == POSTERIOR_SCALE)
-    scale.CopyFrom(onnx.numpy_helper.from_array(np.array(-k / temperature, np.float32), POSTERIOR_SCALE))
+def set_temperature(model: onnx.ModelProto, k: int, temperature: float, layer: int | None = None) -> None:
+    """Writes -K / T into the graph, so that its probabilities are those of the temperature T.
+
+    Args:
+        model: what `to_onnx` made.
+        k: K, the width of the Jumper's output.
+        temperature: T.
+        layer: which exit's, where the graph has several.
+    """
+    name = POSTERIOR_SCALE if layer is None else f"{POSTERIOR_SCALE}_{layer}"
+    set_constant(model, name, -k / temperature)
+
+
+def set_constant(model: onnx.ModelProto, name: str, value: ArrayLike) -> None:
+    """Writes another value, in fp32, into a constant that has a name in the graph."""
+    (constant,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    constant.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value, np.float32), name))

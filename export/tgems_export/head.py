@@ -1,15 +1,22 @@
-"""Jumper and T-GEM (arXiv 2605.17499), and the file in which training and export meet.
+"""The two kinds of head, and the file in which training and export meet.
 
-The Jumper J projects an activation (D) to z (K). The T-GEM Psi predicts, from the text embedding of a
-class (E), the Gaussian N(mu_c, diag(sigma_c^2)) of z. One head belongs to one block, one pool and one
-encoder, and its file says which. For ViT-B/32 and K = 128 both have 295 552 parameters, 4.17 % of one
-residual block.
+Jumper and T-GEM (arXiv 2605.17499): the Jumper J projects an activation (D) to z (K). The T-GEM Psi
+predicts, from the text embedding of a class (E), the Gaussian N(mu_c, diag(sigma_c^2)) of z. For ViT-B/32
+and K = 128 both have 295 552 parameters, 4.17 % of one residual block.
+
+SSA (LRA-EE, arXiv 2605.26415, eq. 3): an MLP takes the activation to the joint embedding (E), where the
+cosine to the text embedding of a class says how well that class fits. For ViT-B/32 it has 985 856
+parameters, 13.9 % of a block.
+
+One head belongs to one block, one pool and one encoder, and its file says which.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,12 +32,16 @@ from tgems_edge.images import Preprocessing
 from tgems_edge.rates import class_rates
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
+from tgems_export.losses import cosines
 from tgems_export.towers import Pool
 
 __all__ = [
+    "ExitHead",
     "Head",
     "HeadCard",
+    "HeadKind",
     "Jumper",
+    "SsaHead",
     "TGem",
     "head_file",
     "load_head",
@@ -44,6 +55,22 @@ SIGMA_CAP = 10.0
 HIDDEN = 256
 METADATA_KEY = "tgems_head"
 SCHEMA_VERSION = 1
+
+HeadKind = Literal["tgem", "ssa"]
+FILE_PREFIX: dict[HeadKind, str] = {"tgem": "", "ssa": "ssa-"}
+
+
+class ExitHead(nn.Module, ABC):
+    """What stands behind a block and says how well each class fits an activation.
+
+    Whatever its kind, softmax(-K R / T) is its posterior (`tgems_edge.rates`).
+    """
+
+    k: int  # K, the width in which it compares
+
+    @abstractmethod
+    def rates(self, activation: Tensor, text: Tensor) -> Tensor:
+        """R (B, C), smaller is better, of activations (B, D) under classes of text embeddings (C, E)."""
 
 
 class Jumper(nn.Module):
@@ -88,6 +115,41 @@ class TGem(nn.Module):
         return self.mean(hidden), sigma.square()
 
 
+class Head(ExitHead):
+    """A Jumper and the T-GEM that describes its outputs."""
+
+    def __init__(self, width: int, embedding_width: int, k: int):
+        """For activations of width D and text embeddings of width E."""
+        super().__init__()
+        self.k = k
+        self.jumper = Jumper(width, k)
+        self.tgem = TGem(embedding_width, k)
+
+    def rates(self, activation: Tensor, text: Tensor) -> Tensor:
+        """Class-rates (B, C) of activations (B, D) under the classes of text embeddings (C, E)."""
+        return class_rates(self.jumper(activation), *self.tgem(text), log2=torch.log2)
+
+
+class SsaHead(ExitHead):
+    """SSA: LayerNorm and an MLP, from the mean patch token to the embedding that the full CLIP would have."""
+
+    def __init__(self, width: int, embedding_width: int):
+        """For activations of width D and text embeddings of width E; it compares in K = E dimensions."""
+        super().__init__()
+        self.k = embedding_width
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, width)
+        self.out = nn.Linear(width, embedding_width)
+
+    def forward(self, activation: Tensor) -> Tensor:
+        """(B, D) to (B, E), of any length."""
+        return self.out(nn.functional.gelu(self.hidden(self.norm(activation))))
+
+    def rates(self, activation: Tensor, text: Tensor) -> Tensor:
+        """Minus the cosines (B, C) of activations (B, D) to the classes of text embeddings (C, E)."""
+        return -cosines(self(activation), text)
+
+
 @dataclass(frozen=True)
 class HeadCard:
     """What a head file says about itself."""
@@ -107,27 +169,18 @@ class HeadCard:
     accuracy_held_out_templates: float | None  # the same, with templates never trained on
     warnings: tuple[str, ...]
     versions: dict[str, str]
+    kind: Literal["ssa"] | None = None  # None is a T-GEM, as in files from before there were two kinds
     schema: int = SCHEMA_VERSION
 
-
-class Head(nn.Module):
-    """A Jumper and the T-GEM that describes its outputs."""
-
-    def __init__(self, width: int, embedding_width: int, k: int):
-        """For activations of width D and text embeddings of width E."""
-        super().__init__()
-        self.k = k
-        self.jumper = Jumper(width, k)
-        self.tgem = TGem(embedding_width, k)
-
-    def rates(self, activation: Tensor, text: Tensor) -> Tensor:
-        """Class-rates (B, C) of activations (B, D) under the classes of text embeddings (C, E)."""
-        return class_rates(self.jumper(activation), *self.tgem(text), log2=torch.log2)
+    @property
+    def head_kind(self) -> HeadKind:
+        """Which kind of head the file holds."""
+        return self.kind or "tgem"
 
 
-def head_file(folder: Path, layer: int) -> Path:
-    """Where the head of a block lies in a folder of heads."""
-    return folder / f"layer-{layer:02d}.safetensors"
+def head_file(folder: Path, layer: int, kind: HeadKind = "tgem") -> Path:
+    """Where the head of a block lies in a folder of heads, which may be of both kinds."""
+    return folder / f"{FILE_PREFIX[kind]}layer-{layer:02d}.safetensors"
 
 
 def trained_pictures_file(folder: Path, data_sha256: str) -> Path:
@@ -158,7 +211,7 @@ def load_trained_pictures(head: Path, card: HeadCard) -> list[bytes] | None:
         raise HeadError(f"{path}: cut short; copy it again, or train the heads again") from None
 
 
-def save_head(path: Path, head: Head, card: HeadCard) -> None:
+def save_head(path: Path, head: ExitHead, card: HeadCard) -> None:
     """Writes a head file; equal heads with equal cards are equal bytes."""
     write_atomically(path, save(head.state_dict(), metadata={METADATA_KEY: records.to_json(card)}))
 
@@ -186,13 +239,23 @@ def load_head_card(path: Path) -> HeadCard:
         raise HeadError(f"{path}: its card is broken: {error}; train it again") from None
 
 
-def load_head(path: Path, encoder: Encoder) -> tuple[Head, HeadCard]:
+def load_head(path: Path, encoder: Encoder, kind: HeadKind = "tgem") -> tuple[ExitHead, HeadCard]:
     """A trained head and its card.
 
+    Args:
+        path: the head file.
+        encoder: that it has to belong to.
+        kind: of head that it has to hold.
+
     Raises:
-        HeadError: see `load_head_card`; or it was trained on another encoder.
+        HeadError: see `load_head_card`; or it is of another kind, or was trained on another encoder.
     """
     card = load_head_card(path)
+    if card.head_kind != kind:
+        raise HeadError(
+            f"{path}: a head of the kind {card.head_kind}, not {kind}; give --head-kind {card.head_kind} or "
+            "another --head"
+        )
     if card.encoder.sha256 != encoder.id.sha256:
         raise HeadError(
             f"{path}: trained on {card.encoder.name} with weights {card.encoder.sha256[:12]}, not on "
@@ -203,10 +266,16 @@ def load_head(path: Path, encoder: Encoder) -> tuple[Head, HeadCard]:
             f"{path}: trained on pictures that were resized or normalised otherwise than {encoder.id.name} "
             f"({encoder.id.pretrained}) has it now; train a head for this encoder"
         )
-    head = Head(encoder.width, encoder.embedding_width, card.k)
+    head = _make_head(encoder, card)
     try:
         with safe_open(path, "pt") as file:
             head.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, RuntimeError) as error:
         raise HeadError(f"{path}: its weights do not fit its card ({error}); train it again") from None
     return head.eval().requires_grad_(False), card
+
+
+def _make_head(encoder: Encoder, card: HeadCard) -> ExitHead:
+    if card.head_kind == "ssa":
+        return SsaHead(encoder.width, encoder.embedding_width)
+    return Head(encoder.width, encoder.embedding_width, card.k)

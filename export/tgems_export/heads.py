@@ -14,19 +14,21 @@ from torch import Tensor
 
 from tgems_edge import records
 from tgems_edge.data import ImageFolder
-from tgems_edge.errors import DataError, HeadError
+from tgems_edge.errors import DataError, HeadError, InputError
 from tgems_edge.progress import Reporter, Task
 from tgems_export.encoder import Encoder
 from tgems_export.features import Features, cache_root, compute_features
 from tgems_export.head import (
     Head,
     HeadCard,
+    HeadKind,
+    SsaHead,
     head_file,
     load_head_card,
     save_head,
     save_trained_pictures,
 )
-from tgems_export.health import examine
+from tgems_export.health import examine, guessing
 from tgems_export.prompts import (
     Templates,
     check_class_names,
@@ -36,6 +38,7 @@ from tgems_export.prompts import (
 )
 from tgems_export.provenance import versions
 from tgems_export.splits import split
+from tgems_export.ssa import SsaSettings, Teacher, train_ssa_head
 from tgems_export.towers import Pool
 from tgems_export.training import Settings, TrainingSet, predict, train_head, validate
 
@@ -55,7 +58,12 @@ class Plan:
     templates: Templates
     labels: Literal["folders", "teacher"] = "folders"
     pool: Literal["auto", "cls", "mean"] = "auto"
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings | SsaSettings = field(default_factory=Settings)
+
+    @property
+    def kind(self) -> HeadKind:
+        """Which heads its settings are for."""
+        return "ssa" if isinstance(self.settings, SsaSettings) else "tgem"
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class _Material:
     prompts: Tensor  # (C, P, E) trained on
     text: Tensor  # (C, E) tables are made from
     held_out_text: Tensor | None  # (C, E) of templates never trained on
+    logit_scale: float  # CLIP's own
 
 
 def train_heads(
@@ -94,15 +103,15 @@ def train_heads(
     Raises:
         EncoderError: a layer the tower does not have.
         DataError: prompts that do not fit, or too few readable pictures.
+        InputError: a pool that heads of this kind do not read.
         HeadError: a head file that was trained otherwise is in the way.
     """
     check_class_names(plan.classes, str(folder.root))
-    if plan.settings.k > encoder.width:
-        raise DataError(f"--k {plan.settings.k}: at most {encoder.width}, the width of {encoder.id.name}")
+    plan = _settle(encoder, plan)
     if out.exists() and not out.is_dir():
         raise HeadError(f"{out}: a file, not a folder; give another --out")
     cards = [_card_before_training(encoder, folder, plan, layer) for layer in plan.layers]
-    files = [head_file(out, layer) for layer in plan.layers]
+    files = [head_file(out, layer, plan.kind) for layer in plan.layers]
     pending = []
     for path, card in zip(files, cards, strict=True):
         if _is_trained(path, card, overwrite):
@@ -117,28 +126,42 @@ def train_heads(
     return files
 
 
+def _settle(encoder: Encoder, plan: Plan) -> Plan:
+    """The plan, if it fits the encoder; the pool of an SSA head is no choice."""
+    settings = plan.settings
+    if isinstance(settings, SsaSettings):
+        if plan.pool == "cls":
+            raise InputError("--pool cls: an SSA head reads the mean of the patch tokens; give --pool mean")
+        return dataclasses.replace(plan, pool="mean")
+    if settings.k > encoder.width:
+        raise DataError(f"--k {settings.k}: at most {encoder.width}, the width of {encoder.id.name}")
+    return plan
+
+
 def _card_before_training(encoder: Encoder, folder: ImageFolder, plan: Plan, layer: int) -> HeadCard:
     """Everything about a head that is known before it is trained; the rest is left empty."""
     encoder.check_layer(layer)
     if plan.pool != "auto":
         encoder.check_pool(plan.pool)
-    settings = dataclasses.asdict(plan.settings) | {"labels": plan.labels, "pool": plan.pool}
+    settings = plan.settings
+    stated = dataclasses.asdict(settings) | {"labels": plan.labels, "pool": plan.pool}
     return HeadCard(
         encoder=encoder.id,
         preprocessing=encoder.preprocessing,
         layer=layer,
         pool="cls",
-        k=plan.settings.k,
+        k=encoder.embedding_width if isinstance(settings, SsaSettings) else settings.k,
         classes=plan.classes,
         templates=plan.templates.train,
         templates_held_out=plan.templates.held_out,
-        settings={name: str(value) for name, value in settings.items()},
+        settings={name: str(value) for name, value in stated.items()},
         data_sha256=folder.sha256,
         pictures=0,
         accuracy=0.0,
         accuracy_held_out_templates=None,
         warnings=(),
         versions=versions("torch", "open_clip_torch"),
+        kind="ssa" if plan.kind == "ssa" else None,
     )
 
 
@@ -187,28 +210,54 @@ def _prepare(encoder: Encoder, folder: ImageFolder, plan: Plan, reporter: Report
         prompts=prompts,
         text=text,
         held_out_text=held_out_text,
+        logit_scale=encoder.text.logit_scale,
     )
 
 
 def _train_layer(material: _Material, card: HeadCard, plan: Plan, path: Path, reporter: Reporter) -> None:
-    pool = _choose_pool(material, card.layer, plan, reporter) if plan.pool == "auto" else plan.pool
-    card = dataclasses.replace(card, pool=pool)
-    data = _training_set(material, card.layer, pool)
-    checkpoint = _checkpoint(card)
-    with reporter.task(f"layer {card.layer}, {pool}", plan.settings.epochs, unit="epochs") as task:
-        note = _noter(task, plan.settings.epochs)
-        head = train_head(data, plan.settings, layer=card.layer, checkpoint=checkpoint, on_epoch=note)
-    card = _card_after_training(card, head, data, material.held_out_text)
-    save_head(path, head, card)
-    checkpoint.unlink(missing_ok=True)
+    if isinstance(plan.settings, SsaSettings):
+        card = _train_ssa(material, card, plan.settings, path, reporter)
+    else:
+        card = _train_tgem(material, card, plan, plan.settings, path, reporter)
     _report(card, path, plan, reporter)
 
 
-def _choose_pool(material: _Material, layer: int, plan: Plan, reporter: Reporter) -> Pool:
+def _train_tgem(
+    material: _Material, card: HeadCard, plan: Plan, settings: Settings, path: Path, reporter: Reporter
+) -> HeadCard:
+    pool = _choose_pool(material, card.layer, settings, reporter) if plan.pool == "auto" else plan.pool
+    card = dataclasses.replace(card, pool=pool)
+    data = _training_set(material, card.layer, pool)
+    checkpoint = _checkpoint(card)
+    with reporter.task(f"layer {card.layer}, {pool}", settings.epochs, unit="epochs") as task:
+        note = _noter(task, settings.epochs)
+        head = train_head(data, settings, layer=card.layer, checkpoint=checkpoint, on_epoch=note)
+    card = _card_of_tgem(card, head, data, material.held_out_text)
+    save_head(path, head, card)
+    checkpoint.unlink(missing_ok=True)
+    return card
+
+
+def _train_ssa(
+    material: _Material, card: HeadCard, settings: SsaSettings, path: Path, reporter: Reporter
+) -> HeadCard:
+    card = dataclasses.replace(card, pool="mean")
+    data = _training_set(material, card.layer, card.pool)
+    teacher = Teacher(material.features.embeddings()[material.train], material.logit_scale)
+    epochs = settings.passes(len(data.activations))
+    with reporter.task(f"layer {card.layer}, SSA", epochs, unit="epochs") as task:
+        note = _noter(task, epochs)
+        head = train_ssa_head(data, teacher, settings, layer=card.layer, on_epoch=note)
+    card = _card_of_ssa(card, head, data, settings, material.held_out_text)
+    save_head(path, head, card)
+    return card
+
+
+def _choose_pool(material: _Material, layer: int, settings: Settings, reporter: Reporter) -> Pool:
     """The pool that does better on held-out pictures after an eighth of the training."""
     if len(material.pools) == 1:
         return material.pools[0]
-    settings = dataclasses.replace(plan.settings, epochs=max(1, plan.settings.epochs // POOL_TRIAL))
+    settings = dataclasses.replace(settings, epochs=max(1, settings.epochs // POOL_TRIAL))
     accuracy: dict[Pool, float] = {}
     for pool in material.pools:
         data = _training_set(material, layer, pool)
@@ -249,9 +298,7 @@ def _noter(task: Task, epochs: int) -> Callable[[int, Callable[[], float]], None
     return note
 
 
-def _card_after_training(
-    card: HeadCard, head: Head, data: TrainingSet, held_out_text: Tensor | None
-) -> HeadCard:
+def _card_of_tgem(card: HeadCard, head: Head, data: TrainingSet, held_out_text: Tensor | None) -> HeadCard:
     activations = data.validation_activations
     held_out = None if held_out_text is None else predict(head, activations, held_out_text)
     health = examine(
@@ -268,6 +315,25 @@ def _card_after_training(
         accuracy=health.accuracy,
         accuracy_held_out_templates=health.accuracy_held_out_templates,
         warnings=health.warnings(),
+    )
+
+
+def _card_of_ssa(
+    card: HeadCard, head: SsaHead, data: TrainingSet, settings: SsaSettings, held_out_text: Tensor | None
+) -> HeadCard:
+    accuracy = validate(head, data)
+    held_out = None if held_out_text is None else dataclasses.replace(data, text=held_out_text)
+    watching = len(data.validation_labels)
+    guessed = (
+        f"accuracy {accuracy:.0%} on {watching} held-out pictures cannot be told from guessing; check the "
+        "labels, give more pictures, or use a later layer"
+    )
+    return dataclasses.replace(
+        card,
+        pictures=settings.pictures(len(data.activations)),
+        accuracy=accuracy,
+        accuracy_held_out_templates=None if held_out is None else validate(head, held_out),
+        warnings=(guessed,) if accuracy <= guessing(data.validation_labels) else (),
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tgems_export.head import SIGMA_FLOOR
 
-__all__ = ["Health", "effective_rank", "examine"]
+__all__ = ["Health", "effective_rank", "examine", "guessing"]
 
 FLOOR_SHARE = 0.1  # of all sigmas; a healthy head has none there
 SEPARATION = 0.1  # spread of the class means, in units of sigma
@@ -107,7 +107,6 @@ def examine(
     sigma = variance.sqrt()
     count = len(classes)
     surplus = _shares(predictions, count) - _shares(labels, count)
-    chance = float(_shares(labels, count).max())
     spread = (mu - mu.mean(0)) / sigma
     held_out = predictions_held_out_templates
     return Health(
@@ -120,11 +119,17 @@ def examine(
         excess_class=classes[int(surplus.argmax())],
         accuracy=float((predictions == labels).float().mean()),
         accuracy_held_out_templates=None if held_out is None else float((held_out == labels).float().mean()),
-        guessing=chance + 2 * math.sqrt(chance * (1 - chance) / len(labels)),
+        guessing=guessing(labels),
         k=z.shape[1],
         classes=count,
         pictures=len(labels),
     )
+
+
+def guessing(labels: Tensor) -> float:
+    """Accuracy that always naming the commonest of the labels (B,) reaches, with two standard errors."""
+    chance = float(torch.bincount(labels).max()) / len(labels)
+    return chance + 2 * math.sqrt(chance * (1 - chance) / len(labels))
 
 
 def effective_rank(z: Tensor) -> float:

@@ -22,7 +22,7 @@ from tgems_edge.images import to_pixels
 from tgems_edge.session import INPUT
 from tgems_export.encoder import Encoder
 from tgems_export.graph import Precision
-from tgems_export.head import Head
+from tgems_export.head import ExitHead
 from tgems_export.towers import Pool
 
 __all__ = ["TOLERANCE", "check_rates", "compare"]
@@ -37,7 +37,7 @@ def compare(
     encoder: Encoder,
     layer: int,
     pool: Pool,
-    head: Head,
+    head: ExitHead,
     text: Tensor,
     pictures: Iterable[Image.Image],
     of: str,

@@ -21,10 +21,18 @@ import torch
 from torch import Tensor
 
 from tgems_export.files import write_atomically
-from tgems_export.head import Head
+from tgems_export.head import ExitHead, Head
 from tgems_export.losses import Loss, LossName
 
-__all__ = ["Settings", "TrainingSet", "predict", "train_head", "validate"]
+__all__ = [
+    "Settings",
+    "TrainingSet",
+    "make_seed",
+    "one_thread",
+    "predict",
+    "train_head",
+    "validate",
+]
 
 
 @dataclass(frozen=True)
@@ -76,14 +84,14 @@ def train_head(
     """
     generator = torch.Generator()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed(settings.seed, layer, 0))
+        torch.manual_seed(make_seed(settings.seed, layer, 0))
         head = make(data.activations.shape[1], data.prompts.shape[2], settings.k)
     loss = Loss(settings.loss, settings.k)
     optimiser = _optimiser(head, loss, settings)
     first = _resume(checkpoint, head, loss, optimiser)
-    with _one_thread():
+    with one_thread():
         for epoch in range(first, settings.epochs + 1):
-            generator.manual_seed(_seed(settings.seed, layer, epoch))
+            generator.manual_seed(make_seed(settings.seed, layer, epoch))
             _train_epoch(epoch, head, loss, optimiser, data, settings, generator)
             if checkpoint and (epoch % settings.epochs_between_checkpoints == 0 or epoch == settings.epochs):
                 _save(checkpoint, epoch, head, loss, optimiser)
@@ -92,12 +100,12 @@ def train_head(
 
 
 @torch.no_grad()
-def predict(head: Head, activations: Tensor, text: Tensor) -> Tensor:
+def predict(head: ExitHead, activations: Tensor, text: Tensor) -> Tensor:
     """Classes (n,) with the smallest rate (eq. 2) of activations (n, D), given text (C, E)."""
     return head.rates(activations, text).argmin(1)
 
 
-def validate(head: Head, data: TrainingSet) -> float:
+def validate(head: ExitHead, data: TrainingSet) -> float:
     """Top-1 accuracy on the pictures that watch the training."""
     head.eval()
     correct = predict(head, data.validation_activations, data.text) == data.validation_labels
@@ -105,7 +113,8 @@ def validate(head: Head, data: TrainingSet) -> float:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, and then on as many as before."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -157,7 +166,8 @@ def _set_learning_rate(optimiser: torch.optim.Optimizer, settings: Settings, pro
         group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _seed(seed: int, layer: int, epoch: int) -> int:
+def make_seed(seed: int, layer: int, epoch: int) -> int:
+    """A seed of its own for every epoch of every layer."""
     return (seed * 1000 + layer) * 100_000 + epoch
 
 

@@ -6,7 +6,17 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from tgems_edge.card import METADATA_KEY, CalibrationData, Card, EncoderId, Parity, Sample, noise_pixels
+from tgems_edge.card import (
+    METADATA_KEY,
+    CalibrationData,
+    Card,
+    Dynamic,
+    DynamicExit,
+    EncoderId,
+    Parity,
+    Sample,
+    noise_pixels,
+)
 from tgems_edge.images import Preprocessing
 from tgems_edge.model import built_in_model, load
 
@@ -72,36 +82,33 @@ def calibrated_card(colour_card):
     )
 
 
-@pytest.fixture
-def colour_model(tmp_path, colour_card):
-    """colour_model(card): the path of a model whose rates are minus the mean red, green and blue.
+@pytest.fixture(scope="session")
+def dynamic_card(calibrated_card):
+    """Bright colours leave at block 2, whose rates are those of the static model; dark ones at block 5.
 
-    Classes after the third have the rate of black, which is 0.
+    A rate of block 5 is 8 - 8 times the colour, and its temperature makes the probabilities the same. All
+    are far above those of block 2, but only that of black is far above its exit's `surprise`.
     """
+    early = DynamicExit(2, 2, "cls", 1.0, -0.9, (4.0, 1.0, 0.5), -2.0, 0.6, 10_000_000, 0.75)
+    late = DynamicExit(5, 2, "cls", 8.0, 4.0, None, None, None, 40_000_000, 0.25)
+    return replace(
+        calibrated_card,
+        layer=5,
+        temperature=8.0,
+        rejection={"0.01": 2.0, "0.05": 1.0, "0.1": 0.5, "0.2": 0.2},
+        dynamic=Dynamic(0.5, 0.4375, (early, late), {"3": "nothing would leave there"}),
+    )
+
+
+@pytest.fixture
+def write_model(tmp_path):
+    """write_model(nodes, constants, card, name): the path of a model of 6 x 10 pixels."""
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto
 
-    def colour_model(card=colour_card, *, name="colours.onnx"):
+    def write_model(nodes, constants, card, name):
         """`card` is a Card, its text, or None for a file without one."""
-        classes = len(card.classes) if isinstance(card, Card) else 3
-        colours = [-1 / 255 if column == row else 0 for row in range(3) for column in range(classes)]
-        constants = {
-            "axes": (kind.INT64, [2], [1, 2]),
-            "colours": (kind.FLOAT, [3, classes], colours),
-            "inverse": (kind.FLOAT, [1], [-2.0]),
-            "zero": (kind.INT64, [1], [0]),
-            "layer": (kind.INT64, [1], [4]),
-        }
-        nodes = [
-            ("Cast", ["pixels"], "floats", {"to": kind.FLOAT}),
-            ("ReduceMean", ["floats", "axes"], "means", {"keepdims": 0}),
-            ("MatMul", ["means", "colours"], "rates", {}),
-            ("Mul", ["rates", "inverse"], "logits", {}),
-            ("Softmax", ["logits"], "probabilities", {}),
-            ("ArgMin", ["rates"], "label", {"axis": 1, "keepdims": 0}),
-            ("Mul", ["label", "zero"], "nothing", {}),
-            ("Add", ["nothing", "layer"], "exit_layer", {}),
-        ]
+        classes = count_classes(card)
         graph = helper.make_graph(
             [helper.make_node(op, inputs, [output], **options) for op, inputs, output, options in nodes],
             "colours",
@@ -122,4 +129,84 @@ def colour_model(tmp_path, colour_card):
         path.write_bytes(model.SerializeToString())
         return path
 
+    return write_model
+
+
+def count_classes(card):
+    return len(card.classes) if isinstance(card, Card) else 3
+
+
+def colour_matrix(classes):
+    """(3, classes), flat: minus each of three colours, from 0 to 1; nothing for classes after the third."""
+    return [-1 / 255 if column == row else 0 for row in range(3) for column in range(classes)]
+
+
+@pytest.fixture
+def colour_model(write_model, colour_card):
+    """colour_model(card): the path of a model whose rates are minus the mean red, green and blue.
+
+    Classes after the third have the rate of black, which is 0.
+    """
+    kind = pytest.importorskip("onnx").TensorProto
+
+    def colour_model(card=colour_card, *, name="colours.onnx"):
+        """`card` as `write_model` takes it."""
+        classes = count_classes(card)
+        constants = {
+            "axes": (kind.INT64, [2], [1, 2]),
+            "colours": (kind.FLOAT, [3, classes], colour_matrix(classes)),
+            "inverse": (kind.FLOAT, [1], [-2.0]),
+            "zero": (kind.INT64, [1], [0]),
+            "layer": (kind.INT64, [1], [4]),
+        }
+        nodes = [
+            ("Cast", ["pixels"], "floats", {"to": kind.FLOAT}),
+            ("ReduceMean", ["floats", "axes"], "means", {"keepdims": 0}),
+            ("MatMul", ["means", "colours"], "rates", {}),
+            ("Mul", ["rates", "inverse"], "logits", {}),
+            ("Softmax", ["logits"], "probabilities", {}),
+            ("ArgMin", ["rates"], "label", {"axis": 1, "keepdims": 0}),
+            ("Mul", ["label", "zero"], "nothing", {}),
+            ("Add", ["nothing", "layer"], "exit_layer", {}),
+        ]
+        return write_model(nodes, constants, card, name)
+
     return colour_model
+
+
+@pytest.fixture
+def dynamic_model(write_model, dynamic_card):
+    """dynamic_model(card): the path of a model that answers from block 2 or 5, as `dynamic_card` says."""
+    kind = pytest.importorskip("onnx").TensorProto
+
+    def dynamic_model(card=dynamic_card, *, name="dynamic.onnx"):
+        constants = {
+            "axes": (kind.INT64, [2], [1, 2]),
+            "classes": (kind.INT64, [1], [1]),
+            "dark": (kind.FLOAT, [1], [150.0]),
+            "colours": (kind.FLOAT, [3, 3], colour_matrix(3)),
+            "eight": (kind.FLOAT, [1], [8.0]),
+            "inverse_2": (kind.FLOAT, [1], [-2.0]),
+            "inverse_5": (kind.FLOAT, [1], [-0.25]),
+            "layer_2": (kind.INT64, [1], [2]),
+            "layer_5": (kind.INT64, [1], [5]),
+        }
+        nodes = [
+            ("Cast", ["pixels"], "floats", {"to": kind.FLOAT}),
+            ("ReduceMean", ["floats", "axes"], "means", {"keepdims": 0}),
+            ("ReduceMax", ["means", "classes"], "brightness", {"keepdims": 1}),
+            ("Greater", ["brightness", "dark"], "leaves", {}),
+            ("MatMul", ["means", "colours"], "rates_2", {}),
+            ("Mul", ["rates_2", "eight"], "products", {}),
+            ("Add", ["products", "eight"], "rates_5", {}),
+            ("Where", ["leaves", "rates_2", "rates_5"], "rates", {}),
+            ("Where", ["leaves", "inverse_2", "inverse_5"], "inverse", {}),
+            ("Mul", ["rates", "inverse"], "logits", {}),
+            ("Softmax", ["logits"], "probabilities", {}),
+            ("ArgMin", ["rates"], "label", {"axis": 1, "keepdims": 0}),
+            ("Where", ["leaves", "layer_2", "layer_5"], "layers", {}),
+            ("Squeeze", ["layers", "classes"], "exit_layer", {}),
+        ]
+        return write_model(nodes, constants, card, name)
+
+    return dynamic_model

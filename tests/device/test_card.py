@@ -18,8 +18,12 @@ from tgems_edge.card import (
     Accuracy,
     CalibrationData,
     Card,
+    Dynamic,
+    DynamicExit,
     EncoderId,
+    Gate,
     Parity,
+    Quantisation,
     Sample,
     noise_pixels,
     seal,
@@ -35,6 +39,10 @@ PLACES = {
     ("parity",): Parity,
     ("accuracy",): Accuracy,
     ("calibration",): CalibrationData,
+    ("quantisation",): Quantisation,
+    ("quantisation", "gate"): Gate,
+    ("dynamic",): Dynamic,
+    ("dynamic", "exits", 0): DynamicExit,
     ("samples", 0): Sample,
 }
 EVERY_FIELD = [(*place, field.name) for place, record in PLACES.items() for field in fields(record)]
@@ -45,15 +53,25 @@ REQUIRED = [
     if type(None) not in get_args(kind)
 ]
 CALIBRATION = ("temperature", "conformal", "conformal_adaptive", "rejection", "calibration")
+NULL_ELSEWHERE = {  # these may be null, but not in `full_card`
+    *((name,) for name in CALIBRATION),
+    ("quantisation",),
+    ("quantisation", "ranges"),
+    *(("dynamic", "exits", 0, name) for name in ("weights", "bias", "threshold")),
+}
 
 
 @pytest.fixture(scope="module")
-def full_card(calibrated_card):
+def full_card(dynamic_card):
     """With every optional field present."""
     return replace(
-        calibrated_card,
+        dynamic_card,
         classes=("rouge vif", "猫", '"file_sha256"'),
-        temperature=1.5,
+        precision="int8",
+        quantisation=Quantisation(
+            "static", "x86", "entropy", 100, True, ("patches",), Gate(9, "ef" * 32, 0.2, 1.1)
+        ),
+        head_kind="tgem",
         accuracy=Accuracy(0.5, 4, "ef" * 32, 0.1, {"0.9": 0.91}, {"0.9": 1.2}),
     )
 
@@ -99,9 +117,7 @@ def test_a_missing_field_is_named(data, path):
     assert f"lacks {'.'.join(map(str, path)).replace('.0', '[0]')};" in refusal(data)
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(EVERY_FIELD) - set(REQUIRED) - {(name,) for name in CALIBRATION}), ids=str
-)
+@pytest.mark.parametrize("path", sorted(set(EVERY_FIELD) - set(REQUIRED) - NULL_ELSEWHERE, key=str), ids=str)
 def test_a_missing_field_that_may_be_null_is_null(data, path):
     del place_of(data, path)[path[-1]]
     read = json.loads(Card.from_json(json.dumps(data)).to_json())
@@ -113,6 +129,13 @@ def test_a_card_from_before_calibration_is_read(colour_card):
     for name in ("conformal_adaptive", "rejection", "calibration"):
         del data[name]
     assert Card.from_json(json.dumps(data)) == colour_card
+
+
+def test_a_card_from_before_int8_and_several_exits_is_read(calibrated_card):
+    data = json.loads(calibrated_card.to_json())
+    for name in ("quantisation", "dynamic", "head_kind"):
+        data.pop(name, None)
+    assert Card.from_json(json.dumps(data)) == calibrated_card
 
 
 @pytest.mark.parametrize("name", CALIBRATION)
@@ -172,6 +195,18 @@ def test_without_calibration_there_is_nothing_to_look_up(colour_card):
         colour_card.rejection_bound(0.05)
 
 
+def test_a_static_file_has_one_exit_and_counts_rates_from_zero(calibrated_card):
+    assert calibrated_card.exit_layers == (4,)
+    assert calibrated_card.surprise(4) == 0
+
+
+def test_a_dynamic_file_counts_the_rates_of_each_exit_from_its_own(dynamic_card):
+    assert dynamic_card.exit_layers == (2, 5)
+    assert [dynamic_card.surprise(layer) for layer in (2, 5)] == [-0.9, 4.0]
+    with pytest.raises(KeyError):
+        dynamic_card.surprise(4)
+
+
 @pytest.mark.parametrize("path", EVERY_FIELD, ids=str)
 def test_a_field_of_another_type_is_named(data, path):
     place_of(data, path)[path[-1]] = [[]]
@@ -218,6 +253,84 @@ def test_a_nearly_right_value_is_refused(data, path, value):
 def test_an_impossible_value_is_refused(data, path, value, reason):
     place_of(data, path)[path[-1]] = value
     assert reason in refusal(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("precision",), "fp32", "a quantisation its precision denies"),
+        (("quantisation",), None, "a quantisation its precision denies"),
+        (("quantisation", "ranges"), None, "ranges that its scheme does not imply"),
+        (("quantisation", "scheme"), "dynamic", "ranges that its scheme does not imply"),
+        (("quantisation", "gate", "images"), 0, "a gate that was measured on no pictures"),
+    ],
+    ids=str,
+)
+def test_an_impossible_quantisation_is_refused(data, path, value, reason):
+    place_of(data, path)[path[-1]] = value
+    assert reason in refusal(data)
+
+
+EARLY, LATE = ("dynamic", "exits", 0), ("dynamic", "exits", 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("dynamic", "exits"), [], "fewer than two exits"),
+        ((*EARLY, "layer"), 5, "exits that are not in their order"),
+        ((*EARLY, "layer"), 0, "exits that are not in their order"),
+        ((*EARLY, "operations"), 0, "exits that do not cost more than those before"),
+        ((*LATE, "operations"), 10_000_000, "exits that do not cost more than those before"),
+        ((*EARLY, "k"), 0, "an exit with a K below 1"),
+        ((*EARLY, "temperature"), 0, "an exit with a temperature that is not positive"),
+        ((*EARLY, "weights"), None, "an exit before the last without a whole gate"),
+        ((*EARLY, "bias"), None, "an exit before the last without a whole gate"),
+        ((*EARLY, "threshold"), None, "an exit before the last without a whole gate"),
+        ((*LATE, "weights"), [1, 1, 1], "a gate at its last exit"),
+        ((*LATE, "bias"), 0, "a gate at its last exit"),
+        ((*LATE, "threshold"), 0.5, "a gate at its last exit"),
+        ((*EARLY, "threshold"), -0.01, "a threshold outside 0 to 1"),
+        ((*EARLY, "threshold"), 1.01, "a threshold outside 0 to 1"),
+        ((*EARLY, "share"), 0.74, "shares of its exits that do not add up to 1"),
+        ((*LATE, "layer"), 6, "that is not its last exit's"),
+        ((*LATE, "k"), 3, "that is not its last exit's"),
+        ((*LATE, "pool"), "mean", "that is not its last exit's"),
+        ((*LATE, "temperature"), 7, "that is not its last exit's"),
+        (("layer",), 2, "that is not its last exit's"),
+    ],
+    ids=str,
+)
+def test_impossible_exits_are_refused(data, path, value, reason):
+    place_of(data, path)[path[-1]] = value
+    assert reason in refusal(data)
+
+
+def test_negative_shares_of_exits_are_refused(data):
+    for exit, share in zip(data["dynamic"]["exits"], (1.5, -0.5), strict=True):
+        exit["share"] = share
+    assert "shares of its exits that do not add up to 1" in refusal(data)
+
+
+def test_one_exit_is_no_choice(data):
+    del data["dynamic"]["exits"][0]
+    assert "fewer than two exits" in refusal(data)
+
+
+def test_several_exits_need_calibration(data):
+    data.update(dict.fromkeys(CALIBRATION))
+    assert "several exits, but no calibration" in refusal(data)
+
+
+@pytest.mark.parametrize("threshold", [0, 1])
+def test_a_gate_may_let_everything_leave_or_nothing(data, threshold):
+    data["dynamic"]["exits"][0]["threshold"] = threshold
+    Card.from_json(json.dumps(data))
+
+
+def test_ranges_found_at_run_time_have_no_cut(data):
+    data["quantisation"].update(scheme="dynamic", ranges=None)
+    Card.from_json(json.dumps(data))
 
 
 def test_a_newer_schema_says_to_upgrade(data):
@@ -317,3 +430,13 @@ def test_other_tools_can_read_names_and_size(full_card):
 
 def test_the_card_itself_is_in_the_metadata(full_card):
     assert Card.from_json(full_card.metadata("2026-01-02")[METADATA_KEY]) == full_card
+
+
+def test_the_description_names_exits_and_precision(colour_card, full_card):
+    half = replace(colour_card, precision="fp16")
+    described = [card.metadata("2026-01-02")["description"] for card in (colour_card, half, full_card)]
+    assert described == [
+        "3 classes, exit 4 of colours",
+        "3 classes, exit 4 of colours, fp16",
+        "3 classes, exits 2, 5 of colours, int8",
+    ]

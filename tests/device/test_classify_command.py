@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tgems_edge.card import Quantisation
 from tgems_edge.cli import app
 
 KEYS = {
@@ -252,6 +253,62 @@ class TestTable:
         assert all(line[width : width + 2] == "  " and line[width + 2] != " " for line in lines)
 
 
+class TestSeveralExits:
+    @pytest.fixture
+    def sky(self):
+        for name, colour in {"noon": "blue", "dusk": "navy", "night": "black", "dawn": "red"}.items():
+            Image.new("RGB", (8, 8), colour).save(f"{name}.png")
+        return ["noon.png", "dusk.png", "night.png", "dawn.png"]
+
+    @pytest.mark.parametrize("batch", [1, 3, 4])
+    def test_the_exit_of_each_picture_stands_behind_its_name(self, classify, sky, dynamic_model, batch):
+        done = classify(*sky, "--model", dynamic_model(), "--reject", "0.05", "--batch", batch)
+        assert done.stdout.splitlines() == [
+            "noon.png   exit 2  blue 79%   then red 11%, green 11%",
+            "dusk.png   exit 5  blue 58%   then red 21%, green 21%",
+            "night.png  exit 5  unknown (nearest red 33%)",
+            "dawn.png   exit 2  red 79%   then green 11%, blue 11%",
+        ]
+
+    def test_exits_are_aligned(self, classify, sky, dynamic_model, dynamic_card):
+        early, late = dynamic_card.dynamic.exits
+        dynamic = replace(dynamic_card.dynamic, exits=(early, replace(late, layer=12)))
+        model = dynamic_model(replace(dynamic_card, layer=12, dynamic=dynamic))
+        assert classify("noon.png", "--model", model).stdout.startswith("noon.png  exit  2  blue 79%")
+
+    @pytest.mark.parametrize("style", [[], ["--json"]], ids=str)
+    def test_how_many_left_where_is_said_in_the_end(self, classify, sky, dynamic_model, style):
+        done = classify(*sky, sky[0], "--model", dynamic_model(), *style)
+        assert "exits: 3 at 2, 2 at 5" in done.stderr.splitlines()
+        assert "exits" not in done.stdout
+
+    def test_an_exit_that_nothing_took_is_counted_too(self, classify, sky, dynamic_model):
+        assert "exits: 1 at 2, 0 at 5\n" in classify(sky[0], "--model", dynamic_model()).stderr
+
+    def test_quiet_leaves_standard_error_empty(self, classify, sky, dynamic_model):
+        assert classify(*sky, "--model", dynamic_model(), "--quiet").stderr == ""
+
+    def test_a_line_of_json_has_the_exit_and_no_other_keys(self, classify, sky, dynamic_model):
+        found = rows(classify(*sky, "--json", "--model", dynamic_model()))
+        assert [row["exit_layer"] for row in found] == [2, 5, 5, 2]
+        assert all(row.keys() == KEYS for row in found)
+
+    def test_a_static_file_says_nothing_of_exits(self, classify, pictures):
+        done = classify(*pictures)
+        assert "exit" not in done.stdout
+        assert "exits" not in done.stderr
+
+    def test_a_block_that_is_no_exit_of_the_card_is_one_line(
+        self, classify, sky, dynamic_model, dynamic_card
+    ):
+        early, late = dynamic_card.dynamic.exits
+        dynamic = replace(dynamic_card.dynamic, exits=(replace(early, layer=3), late))
+        model = dynamic_model(replace(dynamic_card, dynamic=dynamic))
+        done = classify(*sky, "--model", model, "--quiet")
+        assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+        assert done.stderr.startswith("error: the model answered from block 2")
+
+
 class TestPictures:
     def test_a_folder_stands_for_its_pictures_sorted(self, classify, pictures):
         assert [row["image"] for row in rows(classify("album", "--json"))] == pictures
@@ -383,3 +440,15 @@ def test_the_model_in_use_is_named(classify, pictures, colour_model):
     assert "model: built-in demo file (" in classify(pictures[0]).stderr
     colour_model(name="model.onnx")
     assert "model: model.onnx (3 classes, exit 4 of colours, " in classify(pictures[0]).stderr
+
+
+def test_the_exits_and_the_precision_of_the_model_in_use_are_named(
+    classify, pictures, dynamic_model, dynamic_card
+):
+    done = classify(pictures[0], "--model", dynamic_model())
+    assert (
+        "model: " in done.stderr and "dynamic.onnx (3 classes, exits 2, 5 of colours, 0.0 MB)" in done.stderr
+    )
+    made = Quantisation("dynamic", "generic", None, 0, False, (), None)
+    small = dynamic_model(replace(dynamic_card, precision="int8", quantisation=made))
+    assert "(3 classes, exits 2, 5 of colours, int8, " in classify(pictures[0], "--model", small).stderr

@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from tgems_edge.card import CalibrationData
+from tgems_edge.card import CalibrationData, Gate, Quantisation
 
 KEYS = {
     *("model", "data", "images", "unreadable", "accuracy", "top", "calibration_error", "sets", "rejected"),
-    *("classes", "confusion", "exit_layers", "milliseconds"),
+    *("classes", "confusion", "exit_layers", "exits", "operations", "milliseconds"),
 }
 # Yellow is as red as green, and equal rates go to the first class.
 ALBUM = {
@@ -23,6 +23,13 @@ ALBUM = {
     "blue": ["blue", "black"],
 }
 CONFUSION = [[4, 0, 0], [1, 2, 1], [1, 0, 1]]
+
+# Maroon, navy and black are dark, and leave late where there is a choice.
+SKIES = {
+    "red": ["red", "red", "maroon", "yellow"],
+    "green": ["lime", "yellow", "navy"],
+    "blue": ["blue", "black"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +81,7 @@ class TestJson:
         assert (found["accuracy"], found["top"]) == (0.7, {"1": 0.7, "2": 0.8})
         assert found["confusion"] == CONFUSION
         assert found["exit_layers"] == {"4": 10}
+        assert found["exits"] is found["operations"] is None
         assert found["rejected"] == {"0.01": 0.1, "0.05": 0.1, "0.1": 0.1, "0.2": 0.1}
         assert found["classes"] == [
             {"label": "red", "images": 4, "accuracy": 1.0, "coverage": 1.0},
@@ -185,6 +193,72 @@ class TestText:
         card = replace(calibrated_card, classes=(long, "green", "blue"))
         done = evaluate("long", "--model", colour_model(card))
         assert "green taken for blue: 1 of 1" in done.stdout
+
+
+class TestSeveralExits:
+    @pytest.mark.parametrize("batch", [1, 4, 100])
+    def test_each_exit_has_its_pictures_and_its_accuracy(self, paint, dynamic_model, batch):
+        found = measured(paint("skies", SKIES), "--model", dynamic_model(), "--batch", batch)
+        assert found.keys() == KEYS
+        assert found["exit_layers"] == {"2": 6, "5": 3}
+        assert found["exits"] == [
+            {"layer": 2, "images": 6, "share": pytest.approx(6 / 9), "accuracy": pytest.approx(5 / 6)},
+            {"layer": 5, "images": 3, "share": pytest.approx(3 / 9), "accuracy": pytest.approx(1 / 3)},
+        ]
+        assert found["operations"] == pytest.approx((6 * 10e6 + 3 * 40e6) / 9)
+
+    def test_only_what_is_strange_for_its_exit_is_rejected(self, paint, dynamic_model):
+        found = measured(paint("skies", SKIES), "--model", dynamic_model())
+        assert found["rejected"] == dict.fromkeys(("0.01", "0.05", "0.1", "0.2"), pytest.approx(1 / 9))
+
+    def test_as_text(self, paint, dynamic_model):
+        done = evaluate(paint("skies", SKIES), "--model", dynamic_model())
+        assert (
+            "\n\n"
+            "exit  pictures  share  right\n"
+            "2            6  66.7%  83.3%\n"
+            "5            3  33.3%  33.3%\n"
+            "operations a picture  20.00 M (50% of exit 5's)\n"
+            "\n"
+        ) in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 80
+
+    def test_an_exit_that_nothing_took_has_no_accuracy(self, paint, dynamic_model):
+        paint("noon", {"red": ["red"], "green": ["lime"]})
+        late = measured("noon", "--model", dynamic_model())["exits"][1]
+        assert late == {"layer": 5, "images": 0, "share": 0.0, "accuracy": None}
+        assert "\n5            0    0.0%       -\n" in evaluate("noon", "--model", dynamic_model()).stdout
+
+    def test_many_operations_are_written_in_billions(self, paint, dynamic_model, dynamic_card):
+        paint("noon", {"red": ["red"], "green": ["lime"]})
+        early, late = dynamic_card.dynamic.exits
+        costly = replace(early, operations=1_234_000_000), replace(late, operations=2_023_000_000)
+        model = dynamic_model(replace(dynamic_card, dynamic=replace(dynamic_card.dynamic, exits=costly)))
+        assert "operations a picture  1.23 G (61% of exit 5's)\n" in evaluate("noon", "--model", model).stdout
+
+    def test_a_static_file_has_no_table_of_exits(self, album, colour_model, calibrated_card):
+        done = evaluate(album, "--model", colour_model(calibrated_card))
+        assert "operations a picture" not in done.stdout
+
+
+class TestInt8:
+    @pytest.mark.parametrize(
+        ("gate", "said"),
+        [
+            (Gate(1250, "ef" * 32, 0.2, 1.1), "-0.2 points, 1.1% of labels flipped on 1250 pictures"),
+            (Gate(99, "ef" * 32, -1.0, 0.0), "+1.0 points, 0.0% of labels flipped on 99 pictures"),
+            (Gate(99, "ef" * 32, 0.01, 0.0), "+0.0 points, 0.0% of labels flipped on 99 pictures"),
+            (None, "not measured"),
+        ],
+        ids=str,
+    )
+    def test_what_int8_cost_is_told_from_the_card(self, album, colour_model, calibrated_card, gate, said):
+        made = Quantisation("static", "x86", "minmax", 100, False, (), gate)
+        card = replace(calibrated_card, precision="int8", quantisation=made)
+        assert f"\nINT8 against fp32  {said}\n" in evaluate(album, "--model", colour_model(card)).stdout
+
+    def test_a_file_in_floating_point_says_nothing_of_it(self, album, colour_model, calibrated_card):
+        assert "INT8" not in evaluate(album, "--model", colour_model(calibrated_card)).stdout
 
 
 class TestExitCodes:

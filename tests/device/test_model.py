@@ -19,6 +19,7 @@ from tgems_edge.model import Classifier, Result, built_in_model, load
 
 GREEN = np.full((6, 10, 3), (0, 255, 0), np.uint8)
 YELLOW = np.full((6, 10, 3), (255, 255, 0), np.uint8)
+NAVY = np.full((6, 10, 3), (0, 0, 128), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +215,49 @@ class TestResult:
     def test_speed_is_positive(self, classifier, pictures):
         for result in classifier.classify_batch(pictures):
             assert all(milliseconds > 0 for milliseconds in astuple(result.speed))
+
+
+class TestSeveralExits:
+    def test_each_picture_of_a_batch_has_its_own_exit(self, dynamic_model):
+        results = load(dynamic_model()).classify_batch([GREEN, NAVY, GREEN // 2, YELLOW])
+        assert [(result.label, result.exit_layer) for result in results] == [
+            *(("green", 2), ("blue", 5)),
+            *(("green", 5), ("red", 2)),
+        ]
+
+    def test_a_batch_equals_one_by_one(self, dynamic_model):
+        model = load(dynamic_model())
+        pictures = [GREEN, NAVY, YELLOW, NAVY * 0]
+        for together, picture in zip(model.classify_batch(pictures), pictures, strict=True):
+            alone = model.classify(picture)
+            assert (together.label, together.exit_layer) == (alone.label, alone.exit_layer)
+            assert_allclose(together.rates, alone.rates, rtol=1e-6)
+
+    def test_what_is_strange_for_its_exit_is_unknown(self, dynamic_model):
+        green, navy, black = load(dynamic_model()).classify_batch([GREEN, NAVY, NAVY * 0])
+        assert green.rates.min() < 2 < navy.rates.min()
+        for reject in (0.01, 0.05, 0.1, 0.2):
+            assert [result.is_unknown(reject) for result in (green, navy, black)] == [False, False, True]
+
+    def test_the_bounds_of_label_sets_are_the_same_for_all_exits(self, dynamic_model):
+        green, navy = load(dynamic_model()).classify_batch([GREEN, NAVY])
+        assert (green.label_set(), navy.label_set()) == (["green"], ["blue"])
+        assert green.label_set(0.99) == ["green", "red", "blue"]
+
+    def test_a_block_that_is_no_exit_of_the_card_is_refused(self, dynamic_model, dynamic_card):
+        early, late = dynamic_card.dynamic.exits
+        dynamic = replace(dynamic_card.dynamic, exits=(replace(early, layer=3), late))
+        model = load(dynamic_model(replace(dynamic_card, dynamic=dynamic)))
+        assert model.classify(NAVY).label == "blue"
+        with pytest.raises(
+            ModelFileError, match=r"^the model answered from block 2, which is no exit of its"
+        ):
+            model.classify_batch([NAVY, GREEN])
+
+    def test_a_static_file_that_answers_from_elsewhere_is_refused(self, colour_model, colour_card):
+        model = load(colour_model(replace(colour_card, layer=5)))
+        with pytest.raises(ModelFileError, match="answered from block 4"):
+            model.classify(GREEN)
 
 
 class TestSettings:

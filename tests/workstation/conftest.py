@@ -109,7 +109,11 @@ class Exit:
 @pytest.fixture(scope="session")
 def make_exit(random_head):
     """make_exit(encoder, layer, pool, ...): see `Exit`."""
-    return lambda encoder, *what, **options: Exit(encoder, *what, random_head(encoder), **options)
+
+    def make_exit(encoder, layer, pool, head=None, **options):
+        return Exit(encoder, layer, pool, head or random_head(encoder), **options)
+
+    return make_exit
 
 
 @pytest.fixture(scope="session")

@@ -322,7 +322,7 @@ def test_data_of_another_class_is_refused(export, measured):
 def test_a_graph_that_differs_ends_with_exit_code_3_and_without_a_file(export, tmp_path, monkeypatch):
     def perturbed(*arguments, **options):
         graph = ExitGraph(*arguments, **options)
-        graph.rates.tables.bias.data += torch.tensor([0.0, 0.1, 0.0])
+        graph.readout.tables.bias.data += torch.tensor([0.0, 0.1, 0.0])
         return graph
 
     monkeypatch.setattr(freeze_module, "ExitGraph", perturbed)

@@ -34,7 +34,7 @@ def exit_(heads):
 def perturbed(*arguments, **options):
     """The graph with one weight a little off."""
     graph = ExitGraph(*arguments, **options)
-    graph.jumper.weight.data[0, 0] += 0.05
+    graph.readout.jumper.weight.data[0, 0] += 0.05
     return graph
 
 

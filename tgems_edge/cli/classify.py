@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,14 +75,16 @@ def classify(
     """
     pictures = _find_pictures(images)
     classifier, description = open_model(model, threads=threads, provider=provider)
-    doubt = _check_doubt(classifier.card, coverage, sets, reject)
+    card = classifier.card
+    doubt = _check_doubt(card, coverage, sets, reject)
     if not quiet:
         typer.echo(description, err=True)
         if doubt.coverage and not as_json:
             typer.echo(_explain_sets(doubt.coverage), err=True)
-    show = _JsonLines(doubt, top) if as_json else _Table(doubt, top, pictures)
+    show = _JsonLines(doubt, top) if as_json else _Table(card, doubt, top, pictures)
     failed = 0
     speeds = []
+    exit_layers: Counter[int] = Counter()
     results = classifier.classify_each(map(_open, pictures), batch=batch)
     for name, result in zip(pictures, results, strict=True):
         show(name, result)
@@ -89,7 +92,10 @@ def classify(
             failed += 1
         else:
             speeds.append(result.speed)
+            exit_layers[result.exit_layer] += 1
     if speeds and not quiet:
+        if card.dynamic:
+            typer.echo(_describe_exits(card, exit_layers), err=True)
         typer.echo(_describe_speed(speeds), err=True)
     if failed:
         if len(pictures) > 1:
@@ -158,6 +164,10 @@ def _explain_sets(coverage: float) -> str:
     return f'sets: what "or" joins holds the true class of at least {100 * coverage:g}% of pictures'
 
 
+def _describe_exits(card: Card, counts: Counter[int]) -> str:
+    return "exits: " + ", ".join(f"{counts[layer]} at {layer}" for layer in card.exit_layers)
+
+
 def _describe_speed(speeds: list[Speed]) -> str:
     """Means over all pictures, the first with its warm-up included."""
     stages = ("preprocess", "inference", "postprocess")
@@ -192,18 +202,25 @@ class _JsonLines:
 
 
 class _Table:
-    """Prints one row per picture: its name, the label set with probabilities, then the classes after it."""
+    """Prints one row per picture: its name, the label set with probabilities, then the classes after it.
 
-    def __init__(self, doubt: _Doubt, top: int, pictures: list[str]):
+    Where a file has several exits, the one that answered stands behind the name.
+    """
+
+    def __init__(self, card: Card, doubt: _Doubt, top: int, pictures: list[str]):
         self._doubt = doubt
         self._top = top
         self._width = max(len(name) for name in pictures)
+        self._exit_width = len(str(card.layer)) if card.dynamic else 0
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
         if isinstance(result, ImageError):
             report_error(result)
         else:
-            typer.echo(f"{name:<{self._width}}  {self._answer(result)}")
+            typer.echo("  ".join([f"{name:<{self._width}}", *self._exit(result), self._answer(result)]))
+
+    def _exit(self, result: Result) -> list[str]:
+        return [f"exit {result.exit_layer:>{self._exit_width}}"] if self._exit_width else []
 
     def _answer(self, result: Result) -> str:
         cells = [_cell(entry) for entry in result.top(self._top)]

@@ -16,6 +16,7 @@ from tgems_edge.errors import AccuracyError, ImageError, InputError
 from tgems_edge.sets import DEFAULT_COVERAGE
 
 if TYPE_CHECKING:
+    from tgems_edge.card import Gate
     from tgems_edge.evaluation import Evaluation
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -102,6 +103,8 @@ def _as_json(found: Evaluation) -> dict[str, Any]:
         ],
         "confusion": found.confusion.tolist(),
         "exit_layers": found.exit_layers,
+        "exits": found.exits and [asdict(exit) for exit in found.exits],
+        "operations": found.operations,
         "milliseconds": {stage: asdict(timing) for stage, timing in found.milliseconds.items()},
     }
 
@@ -111,7 +114,7 @@ def _or_null(share: float) -> float | None:
 
 
 def _as_text(found: Evaluation) -> str:
-    sections = [_summary(found), _sets(found), _times(found), *_classes(found)]
+    sections = [_summary(found), _exits(found), _sets(found), _times(found), *_classes(found)]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
@@ -121,10 +124,35 @@ def _summary(found: Evaluation) -> list[str]:
         rows[f"top {', '.join(best)}"] = ", ".join(best.values())
     if found.calibration_error is not None:
         rows["calibration error"] = f"{found.calibration_error:.1%}"
-    if len(found.exit_layers) > 1:
-        shares = (f"{count / found.images:.1%} by {layer}" for layer, count in found.exit_layers.items())
-        rows["answering blocks"] = ", ".join(shares)
+    if found.card.quantisation:
+        rows["INT8 against fp32"] = _cost_of_int8(found.card.quantisation.gate)
     return [f"{name:<17}  {value}" for name, value in rows.items()]
+
+
+def _cost_of_int8(gate: Gate | None) -> str:
+    """What the card says about it; nothing here can be compared with fp32 any more."""
+    if gate is None:
+        return "not measured"
+    gain = round(-gate.accuracy_drop, 1) + 0.0  # no "-0.0"
+    return f"{gain:+.1f} points, {gate.label_flips:.1f}% of labels flipped on {gate.images} pictures"
+
+
+def _exits(found: Evaluation) -> list[str]:
+    """Which exits the pictures took, how right they were there, and what that cost."""
+    if not found.exits or not found.card.dynamic or found.operations is None:
+        return []
+    rows = [["exit", "pictures", "share", "right"]]
+    for exit in found.exits:
+        right = "-" if exit.accuracy is None else f"{exit.accuracy:.1%}"
+        rows.append([str(exit.layer), str(exit.images), f"{exit.share:.1%}", right])
+    last = found.card.dynamic.exits[-1]
+    relative = f"{found.operations / last.operations:.0%} of exit {last.layer}'s"
+    return [*_aligned(rows), f"operations a picture  {_operations(found.operations)} ({relative})"]
+
+
+def _operations(count: float) -> str:
+    unit, name = (1e9, "G") if count >= 1e9 else (1e6, "M")
+    return f"{count / unit:.2f} {name}"
 
 
 def _sets(found: Evaluation) -> list[str]:

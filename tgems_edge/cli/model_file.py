@@ -31,8 +31,5 @@ def open_model(model: Path | None, *, threads: int | None, provider: str | None)
     path = model or default_model()
     classifier = Classifier(path, threads=threads, provider=provider)
     named = "built-in demo file" if path == built_in_model() else str(path)
-    card = classifier.card
-    return classifier, (
-        f"model: {named} ({len(card.classes)} classes, exit {card.layer} of {card.encoder.name}, "
-        f"{path.stat().st_size / 1e6:.1f} MB)"
-    )
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    return classifier, f"model: {named} ({classifier.card.description}, {size})"

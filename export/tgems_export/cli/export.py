@@ -26,6 +26,9 @@ def export(
         Path | None,
         typer.Option(metavar="FILE|DIR|NAME", help="From `train`, or demo (the default), or demo-190."),
     ] = None,
+    head_kind: Annotated[
+        Literal["tgem", "ssa"], typer.Option(help="The kind of head, as for `train`.")
+    ] = "tgem",
     classes: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Other class names, one a line: new tables, without training."),
@@ -86,7 +89,7 @@ def export(
         return
     started = perf_counter()
     names = read_class_file(classes) if classes else None
-    exit_ = load_exit(layer, head, encoder, pretrained, names)
+    exit_ = load_exit(layer, head, encoder, pretrained, names, head_kind)
     form = Form(input=input_, precision=precision, opset=opset)
     frozen = freeze(
         exit_, output, reporter, data=data, calibration=calibration, form=form, overwrite=overwrite

@@ -1,9 +1,9 @@
-"""`tgems-edge train`: learn Jumper and T-GEM for one or more exits."""
+"""`tgems-edge train`: learn the heads of one or more exits."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Image folder, DATA/<class>/*.jpg.")],
     layer: Annotated[list[int] | None, typer.Option(help="Block to exit at; may repeat. Default: 5.")] = None,
+    head_kind: Annotated[
+        Literal["tgem", "ssa"],
+        typer.Option(help="ssa: the MLP of LRA-EE; no --k, --epochs or --loss, and the pool is the mean."),
+    ] = "tgem",
     encoder: Annotated[
         str,
         typer.Option(help="A CLIP: see `export --list-models`; local-dir:PATH, hf-hub:ORG/NAME, or demo."),
@@ -36,16 +40,19 @@ def train(
         str,
         typer.Option(metavar="NAME|FILE", help="Prompts: default, simple, openai, or a file, one a line."),
     ] = "default",
-    k: Annotated[int, typer.Option(min=1, help="K, the Jumper's width; at most the encoder's.")] = 128,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 120,
+    k: Annotated[
+        int | None,
+        typer.Option(min=1, help="K, the Jumper's width; at most the encoder's. Default: 128."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the pictures. Default: 120.")] = None,
     pool: Annotated[
         Literal["auto", "cls", "mean"],
         typer.Option(help="CLS token, mean patch token, or the better one of each layer."),
     ] = "auto",
     loss: Annotated[
-        Literal["tgems", "rate", "cosine", "paper"],
-        typer.Option(help="What to train with; tgems is the method."),
-    ] = "tgems",
+        Literal["tgems", "rate", "cosine", "paper"] | None,
+        typer.Option(help="What to train with. Default: tgems, which is the method."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; runs the encoder.")] = "auto",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the head files.")] = Path("heads"),
@@ -56,7 +63,7 @@ def train(
         bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
     ] = False,
 ) -> None:
-    """Learn T-GEM and Jumper for one or more exits, on your pictures.
+    """Learn the heads of one or more exits, on your pictures: T-GEM and Jumper, or SSA.
 
     The encoder runs over the pictures once; what it says is cached. Interrupted work goes on where it
     stopped. Ends with the head files' names on standard output.
@@ -69,8 +76,13 @@ def train(
     from tgems_export.encoder import load_encoder
     from tgems_export.heads import Plan, train_heads
     from tgems_export.prompts import load_templates, read_class_file
+    from tgems_export.ssa import SsaSettings
     from tgems_export.training import Settings
 
+    of_tgem: dict[str, Any] = {"k": k, "epochs": epochs, "loss": loss}
+    of_tgem = {name: value for name, value in of_tgem.items() if value is not None}
+    if head_kind == "ssa" and of_tgem:
+        raise InputError(f"--{next(iter(of_tgem))}: of a T-GEM only; leave it out with --head-kind ssa")
     reporter = Reporter(quiet=quiet)
     names = read_class_file(classes) if classes else None
     if labels == "teacher":
@@ -86,9 +98,10 @@ def train(
         templates=load_templates(templates),
         labels=labels,
         pool=pool,
-        settings=Settings(k=k, epochs=epochs, loss=loss, seed=seed),
+        settings=SsaSettings(seed=seed) if head_kind == "ssa" else Settings(seed=seed, **of_tgem),
     )
     clip = load_encoder(encoder, pretrained, device=choose_device(device))
     for path in train_heads(clip, folder, plan, out, reporter, overwrite=overwrite):
         typer.echo(path)
-    reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]} --head {out}")
+    kind = " --head-kind ssa" if head_kind == "ssa" else ""
+    reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]}{kind} --head {out}")
