@@ -17,7 +17,7 @@ from tgems_edge.errors import DataError
 from tgems_edge.rates import posterior
 from tgems_edge.sets import COVERAGES, LEAST_PICTURES, REJECTS, SetMethod, quantile, set_scores
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "calibrate", "calibrate_posterior", "fit_temperature"]
 
 LOG_TEMPERATURES = (math.log(1e-3), math.log(1e6))  # bounds of the search, far beyond any head's
 
@@ -33,7 +33,7 @@ class Calibration:
 
 
 def calibrate(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) -> Calibration:
-    """Fits everything.
+    """Fits everything for one exit.
 
     Args:
         rates: (n, C) class-rates.
@@ -43,19 +43,38 @@ def calibrate(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) ->
     Raises:
         DataError: too few pictures.
     """
+    temperature = fit_temperature(rates, labels, k)
+    probabilities = posterior(rates.astype(np.float64), k, temperature)
+    return calibrate_posterior(probabilities, rates.min(1), labels, temperature)
+
+
+def calibrate_posterior(
+    probabilities: NDArray[np.float64],
+    surprisal: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    temperature: float,
+) -> Calibration:
+    """Fits what makes label sets and `unknown` of a posterior.
+
+    Args:
+        probabilities: (n, C) the posterior; in a dynamic file that of each picture's own exit.
+        surprisal: (n,) smallest rates, comparable with each other.
+        labels: (n,) true classes.
+        temperature: of the posterior; in a dynamic file that of the last exit.
+
+    Raises:
+        DataError: too few pictures.
+    """
     if len(labels) < LEAST_PICTURES:
         raise DataError(
             f"{len(labels)} pictures to calibrate on; at least {LEAST_PICTURES} are needed for a coverage of "
             f"{COVERAGES[-1]}"
         )
-    temperature = _fit_temperature(rates, labels, k)
-    probabilities = posterior(rates.astype(np.float64), k, temperature)
 
     def quantiles(method: SetMethod) -> dict[str, float]:
         of_true = set_scores(probabilities, method)[np.arange(len(labels)), labels]
         return {coverage: quantile(of_true, float(coverage)) for coverage in COVERAGES}
 
-    surprisal = rates.min(1)
     return Calibration(
         temperature=temperature,
         conformal=quantiles("threshold"),
@@ -64,7 +83,8 @@ def calibrate(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) ->
     )
 
 
-def _fit_temperature(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) -> float:
+def fit_temperature(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) -> float:
+    """The T with the smallest cross-entropy; arguments as in `calibrate`."""
     of_true = (np.arange(len(labels)), labels)
 
     def cross_entropy(log_temperature: float) -> float:

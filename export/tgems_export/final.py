@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from tgems_edge.card import Accuracy, Sample, noise_pixels
-from tgems_edge.errors import DataError, ImageError
+from tgems_edge.card import Accuracy, Gate, Sample, noise_pixels
+from tgems_edge.errors import AccuracyError, DataError, ImageError
 from tgems_edge.images import Picture, Preprocessing, decode, read_pixels
 from tgems_edge.metrics import calibration_error, top_accuracy
 from tgems_edge.progress import Reporter
 from tgems_edge.rates import posterior
-from tgems_edge.session import INPUT
+from tgems_edge.session import INPUT, open_session
 from tgems_edge.sets import hold, label_sets
 from tgems_export.calibration import Calibration
 from tgems_export.labelled import Labelled
 from tgems_export.pictures import draw, to_jpeg
+from tgems_export.quantisation.search import Limits
 
-__all__ = ["FinalGraph", "answer", "make_samples", "measure"]
+__all__ = [
+    "Answers",
+    "FinalGraph",
+    "Posterior",
+    "answer",
+    "make_samples",
+    "measure",
+    "pass_gate",
+    "probabilities",
+    "surprisal",
+]
 
 NOISE_SAMPLES = ("tgems-edge 1", "tgems-edge 2")
 JPEG_SAMPLES = ((1, 57, 38), (2, 40, 71))  # seed, width, height
@@ -43,54 +56,128 @@ class FinalGraph:
 
     def rates(self, taken: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class-rates (C,) of what `read` gave."""
-        return self.session.run(["rates"], {self.input: taken[None] if self.input == INPUT else taken})[0][0]
+        return self.run(taken)[0]
+
+    def run(self, taken: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+        """Class-rates (C,) of what `read` gave, and the block that answered."""
+        fed = {self.input: taken[None] if self.input == INPUT else taken}
+        rates, layers = self.session.run(["rates", "exit_layer"], fed)
+        return rates[0], int(layers[0])
 
 
-def answer(
-    graph: FinalGraph, labelled: Labelled, what: str, reporter: Reporter
-) -> tuple[NDArray[np.float32], Labelled]:
-    """Rates (n, C) by the graph itself, and the n pictures that can be read.
+@dataclass(frozen=True)
+class Answers:
+    """What a graph said of n pictures."""
+
+    rates: NDArray[np.float32]  # (n, C)
+    layers: NDArray[np.int64]  # (n,) the blocks that answered
+    labelled: Labelled  # the pictures
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What makes probabilities, and smallest rates that can be compared, of the rates of an exit."""
+
+    k: int
+    temperature: float
+    surprise: float = 0.0
+
+
+def answer(graph: FinalGraph, labelled: Labelled, what: str, reporter: Reporter) -> Answers:
+    """What the graph itself says of those pictures that can be read.
 
     Raises:
         DataError: none can.
     """
-    rates, readable = [], []
+    rates, layers, readable = [], [], []
     with reporter.task(what, len(labelled.members), unit="pictures") as task:
         for position, path in enumerate(labelled.paths):
             task.advance(1)
             try:
-                rates.append(graph.rates(graph.read(path)))
-                readable.append(position)
+                own_rates, layer = graph.run(graph.read(path))
             except ImageError as error:
                 reporter.warn(f"left out: {error}")
+                continue
+            rates.append(own_rates)
+            layers.append(layer)
+            readable.append(position)
     if not rates:
         raise DataError(f"{labelled.folder.root}: none of its pictures can be read")
-    return np.stack(rates), labelled.only(np.array(readable))
+    return Answers(np.stack(rates), np.array(layers), labelled.only(np.array(readable)))
 
 
-def measure(rates: NDArray[np.float32], measured: Labelled, k: int, fitted: Calibration) -> Accuracy:
+def probabilities(answers: Answers, exits: Mapping[int, Posterior]) -> NDArray[np.float64]:
+    """The posterior (n, C), each picture's with the temperature of its own exit."""
+    result = np.empty(answers.rates.shape)
+    for layer, exit_ in exits.items():
+        own = answers.layers == layer
+        result[own] = posterior(answers.rates[own].astype(np.float64), exit_.k, exit_.temperature)
+    return result
+
+
+def surprisal(answers: Answers, exits: Mapping[int, Posterior]) -> NDArray[np.float64]:
+    """Smallest rates (n,), less what is usual at each picture's own exit."""
+    usual = np.array([exits[layer].surprise for layer in answers.layers])
+    return answers.rates.min(1) - usual
+
+
+def measure(answers: Answers, exits: Mapping[int, Posterior], fitted: Calibration) -> Accuracy:
     """What the file is worth on pictures that did not calibrate it.
 
     Args:
-        rates: (n, C), as `answer` gives them.
-        measured: the n pictures.
-        k: K, the width of the Jumper's output.
+        answers: of the file itself.
+        exits: by layer.
         fitted: what the file was calibrated with.
     """
-    labels = measured.labels
-    probabilities = posterior(rates.astype(np.float64), k, fitted.temperature)
+    labels = answers.labelled.labels
+    posteriors = probabilities(answers, exits)
     sets = {
-        coverage: label_sets(probabilities, bound, "threshold")
-        for coverage, bound in fitted.conformal.items()
+        coverage: label_sets(posteriors, bound, "threshold") for coverage, bound in fitted.conformal.items()
     }
     return Accuracy(
-        top1=top_accuracy(rates, labels),
+        top1=top_accuracy(answers.rates, labels),
         images=len(labels),
-        data_sha256=measured.folder.sha256,
-        calibration_error=calibration_error(probabilities, labels),
+        data_sha256=answers.labelled.folder.sha256,
+        calibration_error=calibration_error(posteriors, labels),
         coverage={coverage: float(hold(members, labels).mean()) for coverage, members in sets.items()},
         set_size={coverage: float(members.sum(1).mean()) for coverage, members in sets.items()},
     )
+
+
+def pass_gate(
+    measured: Answers,
+    exact: onnx.ModelProto,
+    preprocessing: Preprocessing,
+    limits: Limits,
+    reporter: Reporter,
+) -> Gate:
+    """How an INT8 file compares with its graph in fp32 on pictures that made neither.
+
+    Args:
+        measured: what the file says of them.
+        exact: the graph in fp32, of `pixels`.
+        preprocessing: of the pictures.
+        limits: what INT8 may cost.
+        reporter: where progress goes.
+
+    Raises:
+        AccuracyError: it costs more.
+    """
+    labelled = measured.labelled
+    graph = FinalGraph(open_session(exact.SerializeToString()), "pixels", preprocessing)
+    reference = answer(graph, labelled, "measuring it in fp32", reporter)
+    drop = 100 * (
+        top_accuracy(reference.rates, labelled.labels) - top_accuracy(measured.rates, labelled.labels)
+    )
+    flips = 100 * float((reference.rates.argmin(1) != measured.rates.argmin(1)).mean())
+    if drop > limits.accuracy_drop or flips > limits.label_flips:
+        raise AccuracyError(
+            f"INT8 costs {drop:.1f} points of accuracy and changes {flips:.1f}% of the labels on "
+            f"{len(labelled.labels)} pictures (--max-accuracy-drop {limits.accuracy_drop:g}, "
+            f"--max-label-flips {limits.label_flips:g}); nothing was written: give more pictures to "
+            "calibrate on, another --layer, higher limits or --precision fp16"
+        )
+    return Gate(len(labelled.labels), labelled.folder.sha256, drop, flips)
 
 
 def make_samples(graph: FinalGraph) -> tuple[Sample, ...]:

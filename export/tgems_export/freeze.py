@@ -1,84 +1,54 @@
-"""Freezes one exit into one ONNX file: head, names and graph in, a checked and sealed model out."""
+"""Freezes exits into one ONNX file: heads, names and graph in, a checked and sealed model out."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
-from PIL import Image
-from torch import Tensor
 
-from tgems_edge.card import (
-    CalibrationData,
-    Card,
-    Parity,
-    noise_pixels,
-    seal,
-    sealed_digest,
-)
+from tgems_edge.card import CalibrationData, Card, noise_pixels, seal, sealed_digest
 from tgems_edge.data import refuse_shared
 from tgems_edge.errors import DataError, HeadError, InputError, ParityError
-from tgems_edge.images import decode
 from tgems_edge.model import Classifier
 from tgems_edge.progress import Reporter
 from tgems_edge.rates import posterior
 from tgems_edge.session import IMAGE, open_session
-from tgems_export.calibration import calibrate
-from tgems_export.encoder import Encoder, load_encoder
+from tgems_export.calibration import calibrate_posterior, fit_temperature
+from tgems_export.drafts import DRAWN_PICTURES, Draft, Exit, Form, draft
+from tgems_export.encoder import load_encoder
 from tgems_export.files import write_atomically
-from tgems_export.final import FinalGraph, answer, make_samples, measure
-from tgems_export.graph import IR_VERSION, ExitGraph, Precision, set_temperature, to_onnx
-from tgems_export.head import (
-    ExitHead,
-    HeadCard,
-    HeadKind,
-    head_file,
-    load_head,
-    load_head_card,
-    load_trained_pictures,
+from tgems_export.final import (
+    Answers,
+    FinalGraph,
+    Posterior,
+    answer,
+    make_samples,
+    measure,
+    pass_gate,
+    probabilities,
+    surprisal,
 )
+from tgems_export.graph import IR_VERSION, set_temperature
+from tgems_export.head import HeadKind, head_file, load_head, load_head_card, load_trained_pictures
 from tgems_export.labelled import Given, read_given
 from tgems_export.loading import DEMO
-from tgems_export.parity import check_rates, compare
+from tgems_export.parity import check_rates
 from tgems_export.pictures import draw_many
 from tgems_export.prompts import class_embeddings, encode_prompts
 from tgems_export.provenance import versions
 from tgems_export.resizing import compare_resizing, with_resizing
 
-__all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "Form", "Frozen", "freeze", "load_exit"]
+__all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "Form", "Frozen", "freeze", "load_exits"]
 
 DEMO_HEADS = Path(__file__).parent / "demo" / "heads"  # for the ten names of CIFAR-10
 DEMO_HEADS_190 = Path(__file__).parent / "demo" / "heads-190"  # and for the 180 of Tiny-ImageNet as well
 NAMED_HEADS = {Path("demo"): DEMO_HEADS, Path("demo-190"): DEMO_HEADS_190}
-DRAWN_PICTURES = 64
-COMPARED_PICTURES = 1000  # at most, of --data: PyTorch runs over them too
-
-
-@dataclass(frozen=True)
-class Form:
-    """What the file is to be like."""
-
-    input: Literal["pixels", "image"] = "pixels"  # resized, or whole pictures that the graph resizes itself
-    precision: Precision = "fp32"
-    opset: int = 18
-
-
-@dataclass(frozen=True)
-class Exit:
-    """What is to be frozen: an encoder, one of its blocks, and the head behind it."""
-
-    encoder: Encoder
-    head: ExitHead
-    card: HeadCard
-    classes: tuple[str, ...]
-    text: Tensor  # (C, E)
-    trained_on: list[bytes] | None  # beginnings of the digests of its training pictures, where they are known
 
 
 @dataclass(frozen=True)
@@ -90,29 +60,32 @@ class Frozen:
     size: int  # bytes
 
 
-def load_exit(
-    layer: int,
+def load_exits(
+    layers: Sequence[int],
     head: Path | None,
     encoder: str | None,
     pretrained: str | None,
     classes: Sequence[str] | None,
     head_kind: HeadKind = "tgem",
-) -> Exit:
-    """Loads a head and the encoder it belongs to.
+) -> list[Exit]:
+    """Loads the heads of one or several exits, and the encoder they belong to.
 
     Args:
-        layer: block, counted from 1.
-        head: a head file or a folder of them, `demo` or `demo-190`; default the demo heads.
-        encoder: a CLIP by name; default the one the head was trained on.
-        pretrained: its weights; default those the head was trained on.
-        classes: names for the tables; default those the head was trained on.
+        layers: blocks, counted from 1, increasing.
+        head: a folder of heads, `demo` or `demo-190`, for one layer also a file; default the demo heads.
+        encoder: a CLIP by name; default the one the heads were trained on.
+        pretrained: its weights; default those the heads were trained on.
+        classes: names for the tables; default those the heads were trained on.
         head_kind: which of the two kinds of head.
 
     Raises:
-        HeadError: no head of this kind for this layer or this encoder.
+        InputError: layers that do not increase.
+        HeadError: no head of this kind for a layer or this encoder, or heads that do not go together.
         EncoderError: the encoder cannot be loaded, or has no such layer.
         DataError: a class name that the prompts cannot hold.
     """
+    if list(layers) != sorted(set(layers)):
+        raise InputError(f"exits {', '.join(map(str, layers))}: give them in increasing order, each once")
     if head is None and encoder not in (None, DEMO):
         raise HeadError(f"--encoder {encoder}: give --head; `tgems-edge train --encoder {encoder}` makes one")
     folder = NAMED_HEADS.get(head, head) if head else DEMO_HEADS
@@ -122,81 +95,98 @@ def load_exit(
         found = load_head_card(_any_head(folder, head_kind) if folder.is_dir() else folder)
         encoder, pretrained = found.encoder.name, pretrained or found.encoder.pretrained
     clip = load_encoder(encoder, pretrained)
-    clip.check_layer(layer)
-    path = head_file(folder, layer, head_kind) if folder.is_dir() else folder
-    trained, card = load_head(path, clip, head_kind)
-    if card.layer != layer:
-        raise HeadError(f"{path}: a head for layer {card.layer}, not {layer}; give --layer {card.layer}")
-    names = tuple(classes or card.classes)
-    text = class_embeddings(encode_prompts(clip, names, card.templates))
-    return Exit(clip, trained, card, names, text, load_trained_pictures(path, card))
+    for layer in layers:
+        clip.check_layer(layer)
+    if len(layers) > 1 and not folder.is_dir():
+        raise HeadError(f"{folder}: a file, and {len(layers)} exits need a folder of heads; give --head DIR")
+    files = [head_file(folder, layer, head_kind) if folder.is_dir() else folder for layer in layers]
+    loaded = [load_head(path, clip, head_kind) for path in files]
+    for path, (_, card), layer in zip(files, loaded, layers, strict=True):
+        if card.layer != layer:
+            raise HeadError(f"{path}: a head for layer {card.layer}, not {layer}; give --layer {card.layer}")
+        if (card.classes, card.templates) != (loaded[0][1].classes, loaded[0][1].templates):
+            raise HeadError(f"{path}: trained on other classes or templates than {files[0]}; train it again")
+    names = tuple(classes or loaded[0][1].classes)
+    text = class_embeddings(encode_prompts(clip, names, loaded[0][1].templates))
+    return [
+        Exit(clip, trained, card, names, text, load_trained_pictures(path, card))
+        for path, (trained, card) in zip(files, loaded, strict=True)
+    ]
 
 
 def freeze(
-    exit_: Exit,
+    exits: Sequence[Exit],
     output: Path,
     reporter: Reporter,
     *,
     data: Path | None = None,
     calibration: Path | None = None,
-    form: Form = Form(),
+    form: Form | None = None,
     overwrite: bool = False,
 ) -> Frozen:
-    """Writes the model file, if the graph computes what PyTorch computes.
+    """Writes the model file, if the graph computes what PyTorch computes and INT8 costs no more than it may.
 
     Args:
-        exit_: see `Exit`.
+        exits: one, or several for a dynamic file, in the order of their blocks.
         output: the file.
         reporter: where progress goes.
         data: labelled pictures to compare and to measure on; without `calibration`, half of them calibrate.
-        calibration: labelled pictures to calibrate on.
-        form: see `Form`.
+        calibration: pictures to calibrate on; without labels they only show INT8 what activations take.
+        form: see `Form`; by default one in fp32.
         overwrite: replace an existing file.
 
     Raises:
         ParityError: the graph differs from PyTorch, or its resizing from Pillow; nothing was written.
+        AccuracyError: INT8 costs more accuracy than it may; nothing was written.
         InputError: the file exists, or the graph cannot be written as asked.
         DataError: pictures that cannot be used.
     """
     _check_output(output, overwrite)
-    given = read_given(data, calibration, exit_.classes)
-    _refuse_training_pictures(exit_, given, reporter)
-    given.check_enough(exit_.classes)
-    encoder, layer, pool = exit_.encoder, exit_.card.layer, exit_.card.pool
-    reporter.say(f"cutting {encoder.id.name} behind block {layer} of {encoder.blocks}")
-    graph = ExitGraph(encoder, layer, pool, exit_.head, exit_.text, precision=form.precision)
-    model = to_onnx(graph, encoder.preprocessing.size, form.opset)
-    session = open_session(model.SerializeToString())
-    what = (session, encoder, layer, pool, exit_.head, exit_.text)
-    drawn = _counted(draw_many(DRAWN_PICTURES), DRAWN_PICTURES, reporter)
-    parity = compare(*what, drawn, "drawn from a seed, all aspect ratios", form.precision)
-    resizing = None
+    form = form or Form()
+    first, last = exits[0], exits[-1]
+    given = read_given(data, calibration, first.classes)
+    if given.unlabelled and not form.precision.startswith("int8"):
+        raise DataError(
+            f"{calibration}: pictures without folders of classes, which only --precision int8 can use; "
+            "expected pictures as in cat/1.jpg"
+        )
+    for exit_ in exits:
+        _refuse_training_pictures(exit_, given, reporter)
+    given.check_enough(first.classes)
+    drafted = draft(exits, form, given, reporter)
+    encoder, model, resizing = first.encoder, drafted.model, None
     if form.input == IMAGE:
         reporter.say("comparing its resizing with Pillow's")
+        session = open_session(model.SerializeToString())
         model = with_resizing(model, encoder.preprocessing, form.opset)
         resizing = compare_resizing(model, encoder.preprocessing, session, draw_many(DRAWN_PICTURES))
     final = FinalGraph(open_session(model.SerializeToString()), form.input, encoder.preprocessing)
-    fitted = accuracy = calibrated = measured = None
+    fitted = accuracy = calibrated = None
+    quantisation = drafted.quantisation
     if given.calibrates:
-        rates, calibrated = answer(final, given.calibrates, "calibrating", reporter)
-        fitted = calibrate(rates, calibrated.labels, exit_.card.k)
-        set_temperature(model, exit_.card.k, fitted.temperature)
-    if fitted and given.measures:
-        rates, measured = answer(final, given.measures, "measuring", reporter)
-        accuracy = measure(rates, measured, exit_.card.k, fitted)
-    if real := measured or calibrated:
-        chosen = real.paths[:: -(-len(real.paths) // COMPARED_PICTURES)]
-        pictures = (decode(path) for path in chosen)  # one batch in memory at a time
-        counted = _counted(pictures, len(chosen), reporter)
-        of = "of --data" if measured else "of --calibration"
-        parity = _worse(parity, compare(*what, counted, of, form.precision))
+        calibrated = answer(final, given.calibrates, "calibrating", reporter)
+        posteriors = _posteriors(last, drafted, calibrated)
+        fitted = calibrate_posterior(
+            probabilities(calibrated, posteriors),
+            surprisal(calibrated, posteriors),
+            calibrated.labelled.labels,
+            posteriors[last.card.layer].temperature,
+        )
+        if drafted.dynamic is None:
+            set_temperature(model, last.card.k, fitted.temperature)
+        if given.measures:
+            measured = answer(final, given.measures, "measuring", reporter)
+            accuracy = measure(measured, posteriors, fitted)
+            if quantisation and drafted.exact and given.is_gated:
+                gate = pass_gate(measured, drafted.exact, encoder.preprocessing, form.limits, reporter)
+                quantisation = dataclasses.replace(quantisation, gate=gate)
     card = Card(
-        classes=exit_.classes,
-        classes_not_trained=tuple(name for name in exit_.classes if name not in exit_.card.classes),
-        templates=exit_.card.templates,
-        layer=layer,
-        k=exit_.card.k,
-        pool=pool,
+        classes=first.classes,
+        classes_not_trained=tuple(name for name in first.classes if name not in first.card.classes),
+        templates=first.card.templates,
+        layer=last.card.layer,
+        k=last.card.k,
+        pool=last.card.pool,
         encoder=encoder.id,
         input=form.input,
         preprocessing=encoder.preprocessing,
@@ -204,13 +194,13 @@ def freeze(
         conformal=fitted.conformal if fitted else None,
         conformal_adaptive=fitted.conformal_adaptive if fitted else None,
         rejection=fitted.rejection if fitted else None,
-        calibration=CalibrationData.of(calibrated.digests) if calibrated else None,
-        precision=form.precision,
-        quantisation=None,
-        dynamic=None,
-        head_kind=exit_.card.head_kind,
+        calibration=CalibrationData.of(calibrated.labelled.digests) if calibrated else None,
+        precision="int8" if quantisation else "fp16" if form.precision == "fp16" else "fp32",
+        quantisation=quantisation,
+        dynamic=drafted.dynamic,
+        head_kind=last.card.head_kind,
         opset=form.opset,
-        parity=parity,
+        parity=drafted.parity,
         resizing=resizing,
         accuracy=accuracy,
         samples=make_samples(final),
@@ -221,6 +211,14 @@ def freeze(
     sealed_card = _check_sealed(sealed)
     write_atomically(output, sealed)
     return Frozen(output, sealed_card, len(sealed))
+
+
+def _posteriors(last: Exit, drafted: Draft, calibrated: Answers) -> dict[int, Posterior]:
+    """By layer, what makes probabilities: of several exits fitted already, of one fitted here."""
+    if drafted.dynamic:
+        return {e.layer: Posterior(e.k, e.temperature, e.surprise) for e in drafted.dynamic.exits}
+    temperature = fit_temperature(calibrated.rates, calibrated.labelled.labels, last.card.k)
+    return {last.card.layer: Posterior(last.card.k, temperature)}
 
 
 def _any_head(folder: Path, kind: HeadKind) -> Path:
@@ -258,26 +256,6 @@ def _refuse_training_pictures(exit_: Exit, given: Given, reporter: Reporter) -> 
             refuse_shared(folder, exit_.trained_on, "those the head was trained on")
 
 
-def _counted(pictures: Iterable[Image.Image], total: int, reporter: Reporter) -> Iterator[Image.Image]:
-    """The same pictures, with progress."""
-    with reporter.task("comparing it with PyTorch", total, unit="pictures") as task:
-        for picture in pictures:
-            yield picture
-            task.advance(1)
-
-
-def _worse(one: Parity, other: Parity) -> Parity:
-    """Both comparisons in one, with the larger difference."""
-    pictures = one.pictures + other.pictures
-    agreeing = one.label_agreement * one.pictures + other.label_agreement * other.pictures
-    return Parity(
-        pictures=pictures,
-        of=f"{one.pictures} {one.of}; {other.pictures} {other.of}",
-        largest_rate_difference=max(one.largest_rate_difference, other.largest_rate_difference),
-        label_agreement=agreeing / pictures,
-    )
-
-
 def _serialise(model: onnx.ModelProto, card: Card) -> bytes:
     """The model with its metadata; fields that only debugging needs are left out."""
     model.ir_version = IR_VERSION
@@ -306,10 +284,18 @@ def _check_sealed(sealed: bytes) -> Card:
         raise ParityError("the file does not match its own digest; nothing was written, please report this")
     for sample in card.samples:
         if sample.kind == "noise":
-            rates, probabilities, _ = classifier.run(
+            rates, stated, layers = classifier.run(
                 noise_pixels(sample.content, card.preprocessing.size)[None]
             )
             check_rates(rates, np.array([sample.rates]), "of the card")
-            if not np.allclose(probabilities, posterior(rates, card.k, card.temperature or 1.0), atol=1e-4):
+            k, temperature = _k_and_temperature(card, int(layers[0]))
+            if not np.allclose(stated, posterior(rates, k, temperature), atol=1e-4):
                 raise ParityError("its probabilities are not those of its temperature; nothing was written")
     return card
+
+
+def _k_and_temperature(card: Card, layer: int) -> tuple[int, float]:
+    """Of the exit behind a block."""
+    if card.dynamic:
+        return next((exit_.k, exit_.temperature) for exit_ in card.dynamic.exits if exit_.layer == layer)
+    return card.k, card.temperature or 1.0

@@ -1,4 +1,4 @@
-"""Labelled pictures that are given for a file: some calibrate, others measure, none has trained."""
+"""Pictures that are given for a file: some calibrate, others measure, none has trained."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tgems_edge.data import ImageFolder, read_labelled, refuse_shared
+from tgems_edge.data import ImageFolder, read_labelled, read_unlabelled, refuse_shared
 from tgems_edge.errors import DataError
 from tgems_edge.sets import LEAST_PICTURES
 from tgems_export.splits import deal
 
 __all__ = ["Given", "Labelled", "read_given"]
+
+
+GATE_PICTURES = 1000  # fewer cannot tell half a point of accuracy from chance
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,19 @@ class Given:
 
     calibrates: Labelled | None
     measures: Labelled | None
+    unlabelled: ImageFolder | None = None  # shows INT8 what activations take, and nothing else
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether there are enough pictures to measure what INT8 costs."""
+        return self.measures is not None and len(self.measures.members) >= GATE_PICTURES
+
+    @property
+    def representative(self) -> list[Path]:
+        """Pictures that show what activations take."""
+        if self.unlabelled:
+            return [self.unlabelled.path(index) for index in range(len(self.unlabelled.names))]
+        return self.calibrates.paths if self.calibrates else []
 
     def check_enough(self, classes: Sequence[str]) -> None:
         """Raises DataError if there are too few pictures to calibrate, or a class has none."""
@@ -72,24 +88,31 @@ def read_given(data: Path | None, calibration: Path | None, classes: Sequence[st
 
     Args:
         data: a folder to measure on, or None.
-        calibration: a folder to calibrate on, or None.
+        calibration: a folder to calibrate on, or None; pictures without folders of classes have no labels.
         classes: of the model.
 
     Raises:
-        DataError: a folder that is not among the classes, or a picture in both folders.
+        DataError: a folder that is not among the classes, or a picture that would both calibrate and measure.
     """
-    if calibration:
+    unlabelled = read_unlabelled(calibration) if calibration and _is_flat(calibration) else None
+    if calibration and not unlabelled:
         calibrates = _read(calibration, classes)
         measures = _read(data, classes) if data else None
         if measures:
             refuse_shared(calibrates.folder, measures.folder.digests, f"those to measure on in {data}")
-    elif data:
-        whole = _read(data, classes)
-        part = deal(whole.folder, 2)
-        calibrates, measures = whole.only(part == 0), whole.only(part == 1)
-    else:
-        return Given(None, None)
-    return Given(calibrates, measures)
+        return Given(calibrates, measures)
+    if not data:
+        return Given(None, None, unlabelled)
+    whole = _read(data, classes)
+    if unlabelled:
+        refuse_shared(unlabelled, whole.folder.digests, f"those to measure on in {data}")
+    part = deal(whole.folder, 2)
+    return Given(whole.only(part == 0), whole.only(part == 1), unlabelled)
+
+
+def _is_flat(root: Path) -> bool:
+    """Whether a folder holds pictures and no folders."""
+    return root.is_dir() and not any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir())
 
 
 def _read(root: Path, classes: Sequence[str]) -> Labelled:

@@ -42,6 +42,7 @@ def compare(
     pictures: Iterable[Image.Image],
     of: str,
     precision: Precision = "fp32",
+    output: str = "rates",
 ) -> Parity:
     """Runs pictures through both, and measures by how much they differ.
 
@@ -51,6 +52,7 @@ def compare(
         pictures: RGB, any size.
         of: what they are, in words.
         precision: of the graph; PyTorch always computes in fp32.
+        output: of the graph, which has its rates.
 
     Raises:
         ParityError: a rate differs by more than rounding.
@@ -59,7 +61,7 @@ def compare(
     remaining = iter(pictures)
     while batch := list(islice(remaining, BATCH)):
         pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in batch])
-        ours.append(session.run(["rates"], {INPUT: pixels})[0])
+        ours.append(session.run([output], {INPUT: pixels})[0])
         images = torch.stack([encoder.reference_transform(picture) for picture in batch])
         reference.append(head.rates(encoder.exit_activation(images, layer, pool), text).numpy())
     return check_rates(np.concatenate(ours), np.concatenate(reference), of, TOLERANCE[precision])

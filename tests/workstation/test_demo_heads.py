@@ -9,7 +9,7 @@ import torch
 from tgems_edge.images import decode, to_pixels
 from tgems_edge.session import INPUT, open_session
 from tgems_export.demo.packs import read_pack
-from tgems_export.freeze import load_exit
+from tgems_export.freeze import load_exits
 from tgems_export.graph import ExitGraph, to_onnx
 
 PACK = Path(__file__).parents[3] / "shared" / "data" / "cifar10_val_jpeg.npz"
@@ -20,7 +20,7 @@ def test_exit_5_knows_cifar_10_and_its_graph_gives_the_same_labels():
     pack = np.load(PACK)
     files = np.split(pack["bytes"], np.cumsum(pack["lengths"].astype(np.int64))[:-1])
     chosen = range(0, len(files), 5)
-    exit_ = load_exit(5, None, None, None, None)
+    exit_ = load_exits([5], None, None, None, None)[0]
     assert exit_.classes == tuple(pack["classes"])
     encoder, pool = exit_.encoder, exit_.card.pool
     pictures = [decode(files[i].tobytes()) for i in chosen]
@@ -38,8 +38,8 @@ def test_exit_5_knows_cifar_10_and_its_graph_gives_the_same_labels():
 @pytest.mark.parametrize("name", [Path("demo"), Path("demo-190")])
 @pytest.mark.parametrize("layer", [1, 12])
 def test_both_sets_of_heads_are_found_by_name_and_hold_the_names_they_promise(name, layer):
-    exit_ = load_exit(layer, name, None, None, None)
-    ten = load_exit(layer, None, None, None, None).classes
+    exit_ = load_exits([layer], name, None, None, None)[0]
+    ten = load_exits([layer], None, None, None, None)[0].classes
     assert set(ten) <= set(exit_.classes) and len(exit_.classes) == (10 if name == Path("demo") else 190)
 
 
@@ -48,4 +48,4 @@ def test_nothing_shipped_was_trained_on_the_names_kept_for_testing():
     kept = read_pack(PACK.parent / "tiny_imagenet" / "val_jpeg.npz")
     names = {kept.classes[label] for label in kept.unseen}
     assert len(names) == 20
-    assert not names & set(load_exit(5, Path("demo-190"), None, None, None).classes)
+    assert not names & set(load_exits([5], Path("demo-190"), None, None, None)[0].classes)

@@ -20,7 +20,7 @@ from tgems_edge.rates import posterior
 from tgems_edge.session import INPUT, OUTPUTS, open_session
 from tgems_export.encoder import load_encoder
 from tgems_export.exits import gates
-from tgems_export.exits.gates import choose_thresholds, drop_noisy, exits_taken, fit_gate, inr
+from tgems_export.exits.gates import choose_thresholds, drop_noisy, exits_taken, fit_gate, fold_threshold, inr
 from tgems_export.exits.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
 from tgems_export.exits.nesting import flat, nested, set_gate, split
 from tgems_export.graph import IR_VERSION, ExitGraph, set_temperature
@@ -330,7 +330,7 @@ def test_a_gate_finds_the_weights_that_made_its_target():
 def test_a_folded_gate_decides_as_its_scores_do(threshold):
     features, target = logistic(1, 500, np.array([1.0, 2.0, -1.0]), -0.5)
     fit = fit_gate(features, target)
-    weight, bias = fit.folded(threshold)
+    weight, bias = fold_threshold(*fit.raw(), threshold)
     assert_array_equal(features @ weight + bias < 0, fit.scores(features) < threshold)
 
 
@@ -338,7 +338,7 @@ def test_a_folded_gate_decides_as_its_scores_do(threshold):
 def test_thresholds_are_shares(threshold):
     fit = fit_gate(*logistic(2, 50, np.ones(3), 0.0))
     with pytest.raises(ValueError, match="outside 0 to 1"):
-        fit.folded(threshold)
+        fold_threshold(*fit.raw(), threshold)
 
 
 def test_gates_of_separable_constant_or_one_sided_pictures_are_finite():
@@ -346,7 +346,7 @@ def test_gates_of_separable_constant_or_one_sided_pictures_are_finite():
     features[:, 1] = 0.3
     for target in (features[:, 0] > 0.7, np.ones(200, bool), np.zeros(200, bool)):
         fit = fit_gate(features, target)
-        weight, bias = fit.folded(0.4)
+        weight, bias = fold_threshold(*fit.raw(), 0.4)
         assert np.isfinite([*weight, bias]).all() and abs(fit.weights[1]) < 1e-6
         assert ((fit.scores(features) >= 0.5) == target).mean() > 0.97
     features[:, 0] += 1e6

@@ -20,7 +20,7 @@ from tgems_edge.rates import posterior
 from tgems_export import freeze as freeze_module
 from tgems_export import graph as graph_module
 from tgems_export.calibration import calibrate
-from tgems_export.freeze import load_exit
+from tgems_export.freeze import load_exits
 from tgems_export.graph import ExitGraph
 from tgems_export.head import load_head, save_head
 
@@ -339,9 +339,9 @@ def test_a_head_with_random_weights_finds_its_encoder_again(command, make_folder
     pets = make_folder(tmp_path / "pets", {"cat": 4, "dog": 4})
     options = ("--encoder", "demo", "--pretrained", "random", "--epochs", 1, "--k", 8, "--layer", 1)
     assert command("train", pets, *options, "--out", tmp_path / "heads").exit_code == 0
-    assert load_exit(1, tmp_path / "heads", None, None, None).encoder.id.pretrained == "random"
+    assert load_exits([1], tmp_path / "heads", None, None, None)[0].encoder.id.pretrained == "random"
     with pytest.raises(HeadError, match="trained on demo with weights"):
-        load_exit(1, tmp_path / "heads", "demo", None, None)
+        load_exits([1], tmp_path / "heads", "demo", None, None)
 
 
 @pytest.mark.slow

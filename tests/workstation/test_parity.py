@@ -7,7 +7,7 @@ import torch
 from tgems_edge.errors import ParityError
 from tgems_edge.session import INPUT
 from tgems_export import freeze as freeze_module
-from tgems_export.freeze import freeze, load_exit
+from tgems_export.freeze import freeze, load_exits
 from tgems_export.graph import ExitGraph
 from tgems_export.parity import check_rates, compare
 from tgems_export.pictures import draw_many
@@ -28,7 +28,7 @@ class TorchSession:
 
 @pytest.fixture
 def exit_(heads):
-    return load_exit(1, heads, None, None, None)
+    return load_exits([1], heads, None, None, None)[0]
 
 
 def perturbed(*arguments, **options):
@@ -101,6 +101,6 @@ def test_a_perturbed_graph_leaves_no_file_and_an_old_one_untouched(exit_, tmp_pa
     old = tmp_path / "model.onnx"
     old.write_text("old")
     with pytest.raises(ParityError, match="nothing was written"):
-        freeze(exit_, old, reporter, overwrite=True)
+        freeze([exit_], old, reporter, overwrite=True)
     assert [path.name for path in tmp_path.glob("*.*")] == ["model.onnx"]
     assert old.read_text() == "old"

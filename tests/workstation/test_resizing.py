@@ -13,7 +13,7 @@ from tgems_edge.images import Preprocessing, to_pixels
 from tgems_edge.model import Classifier
 from tgems_edge.session import open_session
 from tgems_export import resizing
-from tgems_export.freeze import Form, freeze, load_exit
+from tgems_export.freeze import Form, freeze, load_exits
 from tgems_export.graph import OPSETS
 from tgems_export.pictures import draw, draw_many
 from tgems_export.resizing import resizing_graph
@@ -80,9 +80,9 @@ def files(tmp_path_factory):
     """One exit of the demo, taking resized pixels and whole pictures."""
     from tgems_edge.progress import Reporter
 
-    folder, exit_ = tmp_path_factory.mktemp("models"), load_exit(1, None, None, None, None)
+    folder, exit_ = tmp_path_factory.mktemp("models"), load_exits([1], None, None, None, None)[0]
     for kind in ("pixels", "image"):
-        freeze(exit_, folder / f"{kind}.onnx", Reporter(quiet=True), form=Form(input=kind))
+        freeze([exit_], folder / f"{kind}.onnx", Reporter(quiet=True), form=Form(input=kind))
     return {kind: Classifier(folder / f"{kind}.onnx") for kind in ("pixels", "image")}
 
 
@@ -113,9 +113,9 @@ def test_what_would_fill_the_memory_is_refused_before_the_graph_sees_it(files):
 def test_resizing_that_is_not_pillows_writes_nothing(tmp_path, reporter, monkeypatch):
     text = resizing.GRAPH.replace("cubic_coeff_a = -0.5", "cubic_coeff_a = -0.75")  # OpenCV's cubic
     monkeypatch.setattr(resizing, "GRAPH", text)
-    exit_ = load_exit(1, None, None, None, None)
+    exit_ = load_exits([1], None, None, None, None)[0]
     with pytest.raises(ParityError, match=r"resizing inside the graph differs from Pillow's by more than 1"):
-        freeze(exit_, tmp_path / "m.onnx", reporter, form=Form(input="image"))
+        freeze([exit_], tmp_path / "m.onnx", reporter, form=Form(input="image"))
     assert not (tmp_path / "m.onnx").exists()
 
 

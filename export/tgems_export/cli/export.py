@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tgems_edge.errors import InputError
+
 if TYPE_CHECKING:
-    from tgems_edge.card import Accuracy
+    from tgems_edge.card import Accuracy, Dynamic, Quantisation
     from tgems_edge.progress import Reporter
     from tgems_export.catalogue import Architecture
     from tgems_export.freeze import Frozen
@@ -43,7 +45,9 @@ def export(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            metavar="DATA", help="Labelled pictures to fit probabilities, label sets and `unknown` on."
+            metavar="DATA",
+            help="Labelled pictures to fit probabilities, label sets and `unknown` on, and to find the "
+            "ranges of INT8; for these alone, any pictures.",
         ),
     ] = None,
     encoder: Annotated[
@@ -58,8 +62,43 @@ def export(
         typer.Option("--input", help="image: the graph takes any picture and resizes it itself."),
     ] = "pixels",
     precision: Annotated[
-        Literal["fp32", "fp16"], typer.Option(help="fp16: half the size, for a Jetson or another GPU.")
+        Literal["fp32", "fp16", "int8", "int8-dynamic"],
+        typer.Option(
+            help="fp16: half the size, for a Jetson or another GPU. int8: a quarter, for every CPU; needs "
+            "pictures. int8-dynamic: without pictures."
+        ),
     ] = "fp32",
+    target: Annotated[
+        Literal["generic", "x86-vnni", "x86", "arm64", "tensorrt"],
+        typer.Option(help="The processor INT8 is for; generic is right on all of them."),
+    ] = "generic",
+    max_accuracy_drop: Annotated[
+        float, typer.Option(metavar="POINTS", help="What INT8 may cost on --data, else exit code 4.")
+    ] = 0.5,
+    max_label_flips: Annotated[
+        float, typer.Option(metavar="PERCENT", help="How many labels INT8 may change on --data.")
+    ] = 2.0,
+    mixed: Annotated[
+        Literal["auto", "none"],
+        typer.Option(help="auto: blocks that INT8 costs most stay in fp32 where a limit is exceeded."),
+    ] = "auto",
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Several exits in one file; easy pictures leave early.")
+    ] = False,
+    exits: Annotated[
+        str | None, typer.Option(metavar="LAYERS", help="With --dynamic: its exits, such as 3,5,8.")
+    ] = None,
+    budget: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="With --dynamic: operations of a mean picture, as a share of the full tower's.",
+        ),
+    ] = 0.6,
+    no_if: Annotated[
+        bool,
+        typer.Option("--no-if", help="With --dynamic: compute every exit, for providers that skip branches."),
+    ] = False,
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 18,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The model file.")] = Path("model.onnx"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
@@ -73,15 +112,17 @@ def export(
 ) -> None:
     """Freeze one exit into one ONNX file.
 
-    The file holds the image tower up to the block, the Jumper, the class tables and a card that
+    The file holds the image tower up to the block, the head, the class tables and a card that
     describes it. It is compared with PyTorch before it is written; if it differs, nothing is written
-    and the exit code is 3.
+    and the exit code is 3. INT8 is compared with fp32; if it costs more than it may, it is 4.
 
     Example: tgems-edge export --layer 5 --head heads/ --output model.onnx
     """
     from tgems_edge.progress import Reporter
-    from tgems_export.freeze import Form, freeze, load_exit
+    from tgems_export.drafts import Dynamics, Form
+    from tgems_export.freeze import freeze, load_exits
     from tgems_export.prompts import read_class_file
+    from tgems_export.quantisation.search import Limits
 
     reporter = Reporter(quiet=quiet)
     if list_models:
@@ -89,13 +130,32 @@ def export(
         return
     started = perf_counter()
     names = read_class_file(classes) if classes else None
-    exit_ = load_exit(layer, head, encoder, pretrained, names, head_kind)
-    form = Form(input=input_, precision=precision, opset=opset)
+    layers = _read_exits(exits) if dynamic else [layer]
+    if exits and not dynamic:
+        raise InputError("--exits: only with --dynamic; one exit is --layer")
+    loaded = load_exits(layers, head, encoder, pretrained, names, head_kind)
+    form = Form(
+        input=input_,
+        precision=precision,
+        opset=opset,
+        target=target,
+        limits=Limits(max_accuracy_drop, max_label_flips),
+        mixed=mixed == "auto",
+        dynamics=Dynamics(budget, nested=not no_if),
+    )
     frozen = freeze(
-        exit_, output, reporter, data=data, calibration=calibration, form=form, overwrite=overwrite
+        loaded, output, reporter, data=data, calibration=calibration, form=form, overwrite=overwrite
     )
     report = _as_json if as_json else _as_text
     typer.echo(report(frozen, perf_counter() - started))
+
+
+def _read_exits(text: str | None) -> list[int]:
+    """Layers of `3,5,8`."""
+    layers = [part.strip() for part in (text or "").split(",")]
+    if len(layers) < 2 or not all(part.isdecimal() for part in layers):
+        raise InputError(f"--exits {text or 'is missing'}: give two or more layers, such as --exits 3,5,8")
+    return [int(part) for part in layers]
 
 
 def _list_models(reporter: Reporter, as_json: bool) -> None:
@@ -132,6 +192,9 @@ def _as_json(frozen: Frozen, seconds: float) -> str:
             "classes_not_trained": card.classes_not_trained,
             "input": card.input,
             "precision": card.precision,
+            "exits": card.exit_layers,
+            "quantisation": card.quantisation and dataclasses.asdict(card.quantisation),
+            "dynamic": card.dynamic and dataclasses.asdict(card.dynamic),
             "parity": dataclasses.asdict(card.parity),
             "resizing": card.resizing and dataclasses.asdict(card.resizing),
             "temperature": card.temperature,
@@ -144,11 +207,14 @@ def _as_json(frozen: Frozen, seconds: float) -> str:
 def _as_text(frozen: Frozen, seconds: float) -> str:
     card, parity = frozen.card, frozen.card.parity
     lines = [
-        f"✅ {frozen.path}: exit {card.layer} of {card.encoder.name}, {len(card.classes)} classes, "
-        f"{card.precision}, {frozen.size / 1e6:.1f} MB, {seconds:.1f} s",
+        f"✅ {frozen.path}: {card.description}, {frozen.size / 1e6:.1f} MB, {seconds:.1f} s",
         f"   parity    largest rate difference {parity.largest_rate_difference:.1e}, "
         f"{parity.label_agreement:.1%} equal labels on {parity.pictures} pictures ({parity.of})",
     ]
+    if card.quantisation:
+        lines += _quantised(card.quantisation)
+    if card.dynamic:
+        lines.append(_dynamic(card.dynamic))
     if card.resizing:
         lines.append(
             f"   resizing  in the graph: {card.resizing.pixels_within_1:.2%} of pixels within one grey level "
@@ -170,6 +236,29 @@ def _as_text(frozen: Frozen, seconds: float) -> str:
         f"   python -c \"from tgems_edge import load; print(load('{frozen.path}').classify('IMAGE').label)\"",
     ]
     return "\n".join(lines)
+
+
+def _quantised(made: Quantisation) -> list[str]:
+    how = "ranges found at run time"
+    if made.ranges:
+        equalised = ", outliers moved into weights" if made.equalised else ""
+        how = f"{made.ranges} ranges of {made.images} pictures{equalised}"
+    kept = f"; in fp32: {', '.join(made.kept)}" if made.kept else ""
+    lines = [f"   int8      for {made.target}, {how}{kept}"]
+    if made.gate:
+        lines.append(
+            f"   gate      {-made.gate.accuracy_drop:+.1f} points against fp32 and "
+            f"{made.gate.label_flips:.1f}% of labels flipped on {made.gate.images} pictures"
+        )
+    else:
+        lines.append("   gate      not measured: it takes 1000 labelled pictures that did not calibrate")
+    return lines
+
+
+def _dynamic(made: Dynamic) -> str:
+    shares = ", ".join(f"{exit_.share:.0%} at {exit_.layer}" for exit_ in made.exits)
+    took = f"{made.operations:.1%} of the full tower's operations (budget {made.budget:.0%})"
+    return f"   exits     {shares} of the pictures that calibrate; a mean one takes {took}"
 
 
 def _measured(accuracy: Accuracy) -> list[str]:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tgems_export.study.report import Report
+
+UNRECORDED = {"overwrite", "quiet"}  # change no figure
+OF_NOISE = {"data", "noise", "encoder", "pretrained", "out", *UNRECORDED}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -38,6 +44,9 @@ def study(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures, for each head.")] = 120,
     seeds: Annotated[int, typer.Option(min=2, help="Heads of each kind, to see the spread.")] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; runs the encoder.")] = "auto",
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Only what INT8 does to every block; labels have no part in it.")
+    ] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report.")] = Path("study"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another study.")] = False,
     quiet: Annotated[
@@ -51,6 +60,9 @@ def study(
     with plots, and study.json. Each picture has one purpose: DATA trains; without --calibration and
     --evaluation, a fifth of it calibrates and a fifth measures. Interrupted work goes on where it stopped.
 
+    With --noise, DATA may be any folder of pictures, and the report is noise.md, noise.svg and noise.json:
+    how far each way to make INT8 takes the tokens behind every block from those in fp32.
+
     Example: tgems-edge study pictures/ --epochs 30 --out study/
     """
     from tgems_edge.progress import Reporter
@@ -58,10 +70,17 @@ def study(
     from tgems_export.encoder import load_encoder
     from tgems_export.prompts import load_templates
     from tgems_export.study.material import Folders
+    from tgems_export.study.noise_report import make_noise_report
     from tgems_export.study.plan import Plan
     from tgems_export.study.report import make_report
 
     reporter = Reporter(quiet=quiet)
+    if noise:
+        _refuse_all_but_noise(context)
+        clip = load_encoder(encoder, pretrained)
+        command = _typed(context)
+        _show(make_noise_report(clip, data, out, reporter, command=command, overwrite=overwrite))
+        return
     clip = load_encoder(encoder, pretrained, device=choose_device(device))
     folders = Folders(data, calibration, evaluation, new_names, others)
     plan = Plan(k=k, epochs=epochs, seeds=seeds, layer=layer)
@@ -75,17 +94,34 @@ def study(
         command=_typed(context),
         overwrite=overwrite,
     )
+    _show(report)
+
+
+def _refuse_all_but_noise(context: typer.Context) -> None:
+    from tgems_edge.errors import InputError
+
+    if others := [parameter.opts[0] for parameter in _given(context) if parameter.name not in OF_NOISE]:
+        raise InputError(f"{others[0]}: has no part in --noise; leave it out")
+
+
+def _show(report: Report) -> None:
     typer.echo(report.summary)
     for path in report.files:
         typer.echo(path)
 
 
+def _given(context: typer.Context) -> list[Any]:
+    """What is not as usual."""
+    return [p for p in context.command.params if context.params[str(p.name)] != p.default]
+
+
 def _typed(context: typer.Context) -> str:
     """The command line, less what is as usual and what changes no figure."""
     words = ["tgems-edge", "study"]
-    for parameter in context.command.params:
+    for parameter in _given(context):
         value = context.params[str(parameter.name)]
-        if value != parameter.default and not isinstance(value, bool):
-            option = [] if parameter.param_type_name == "argument" else [parameter.opts[0]]
-            words += [*option, str(value)]
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif parameter.name not in UNRECORDED:
+            words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
     return shlex.join(words)

@@ -36,6 +36,7 @@ __all__ = [
     "exits_taken",
     "features",
     "fit_gate",
+    "fold_threshold",
     "inr",
 ]
 
@@ -70,20 +71,28 @@ class GateFit:
         score = expit((features - self.mean) / self.scale @ self.weights + self.bias)
         return np.minimum(score, np.nextafter(NOTHING, 0))
 
-    def folded(self, threshold: float = 0.5) -> tuple[Floats, float]:
-        """Weight (3,) and bias of features as they are, whose sum is negative below the threshold.
-
-        At 0.5 they are w and b of eq. 4 in the units of the features.
-
-        Raises:
-            ValueError: a threshold outside 0 to 1.
-        """
-        if not EVERYTHING <= threshold <= NOTHING:
-            raise ValueError(f"a threshold of {threshold:g}, outside 0 to 1")
-        if threshold in (EVERYTHING, NOTHING):
-            return np.zeros(3), -threshold
+    def raw(self) -> tuple[Floats, float]:
+        """w (3,) and b of eq. 4 in the units of the features."""
         weight = self.weights / self.scale
-        return weight, float(self.bias - weight @ self.mean - math.log(threshold / (1 - threshold)))
+        return weight, float(self.bias - weight @ self.mean)
+
+
+def fold_threshold(weight: ArrayLike, bias: float, threshold: float) -> tuple[Floats, float]:
+    """Weight (3,) and bias whose sum is negative below the threshold.
+
+    Args:
+        weight: (3,) w of eq. 4, in the units of the features.
+        bias: b.
+        threshold: from 0, at which all pictures leave, to 1, at which none does.
+
+    Raises:
+        ValueError: a threshold outside 0 to 1.
+    """
+    if not EVERYTHING <= threshold <= NOTHING:
+        raise ValueError(f"a threshold of {threshold:g}, outside 0 to 1")
+    if threshold in (EVERYTHING, NOTHING):
+        return np.zeros(3), -threshold
+    return np.asarray(weight, np.float64), bias - math.log(threshold / (1 - threshold))
 
 
 def features(probabilities: NDArray[np.floating], spread: NDArray[np.floating]) -> Floats:

@@ -161,7 +161,7 @@ def exits_to_onnx(graph: ExitsGraph, size: tuple[int, int], opset: int) -> onnx.
 def count_operations(graph: ExitsGraph, size: tuple[int, int]) -> list[int]:
     """Floating-point operations of one picture that leaves at each exit, heads of earlier ones included.
 
-    They are counted as `study.costs` counts those of a static exit: of two, one multiplies and one adds.
+    They are counted as `costs` counts those of a static exit: of two, one multiplies and one adds.
 
     Args:
         graph: see `ExitsGraph`.

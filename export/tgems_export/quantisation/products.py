@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import onnx
 
-__all__ = ["Product", "find_products"]
+__all__ = ["Product", "find_products", "find_readouts"]
 
 # Paths of the modules of ExitGraph and ExitsGraph, which name their weights in the file.
-READOUT = re.compile(r"(readout|exits\.\d+\.1)\.")
+READOUT = re.compile(r"readout\.|exits\.(\d+)\.1\.")
 PARTS = (
     (re.compile(r"embedding\."), "patch embedding"),
     (re.compile(r"blocks\.(\d+)\."), "block {}"),
@@ -49,3 +49,13 @@ def _part(weight: str) -> str:
         if found := pattern.match(weight):
             return title.format(*(int(number) + 1 for number in found.groups()))
     raise ValueError(f"{weight}: a weight of no known part")
+
+
+def find_readouts(model: onnx.ModelProto) -> list[str]:
+    """The activations (B, D) that the heads of a graph read, in the order of its exits."""
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            if head := READOUT.match(name):
+                found.setdefault(head[0], node.input[0])
+    return list(found.values())

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tgems_edge.progress import Task
 from tgems_edge.session import INPUT, open_session
 
-__all__ = ["METHODS", "Range", "RangeMethod", "Seen", "observe"]
+__all__ = ["METHODS", "Range", "RangeMethod", "Seen", "observe", "with_outputs"]
 
 RangeMethod = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[RangeMethod, ...] = ("minmax", "entropy", "percentile")
@@ -66,10 +66,12 @@ class Seen:
 
     def range(self, method: RangeMethod) -> Range:
         """The range to keep, which holds zero."""
+        if not self.counts.any():
+            return 0.0, 0.0
         if method == "minmax":
             low, high = self.low, self.high
         elif method == "percentile":
-            below = np.cumsum(self.counts) / max(self.counts.sum(), 1)
+            below = np.cumsum(self.counts) / self.counts.sum()
             edges = np.linspace(-self.limit, self.limit, BINS + 1)
             low, high = edges[np.searchsorted(below, TAIL)], edges[np.searchsorted(below, 1 - TAIL) + 1]
         else:
@@ -81,7 +83,7 @@ class Seen:
         """The magnitude to cut at."""
         half = BINS // 2
         magnitudes = self.counts[half:] + self.counts[half - 1 :: -1]  # of 0 to the limit
-        used = int(np.flatnonzero(magnitudes)[-1]) + 1 if magnitudes.any() else 1
+        used = int(np.flatnonzero(magnitudes)[-1]) + 1
         candidates = np.unique(np.linspace(min(LEVELS // 2, used), used, CUTS).astype(int))
         best = min(candidates, key=lambda kept: _divergence(magnitudes, int(kept)))
         return float(best) / half * self.limit
@@ -114,7 +116,7 @@ def observe(
         task: advances by a picture.
     """
     wanted = sorted(set(tensors))
-    session = open_session(_with_outputs(model, wanted))
+    session = open_session(with_outputs(model, wanted))
     seen = {name: Seen() for name in wanted}
     for pixels in batches:
         for picture in pixels:  # one at a time: all activations of a large tower are a few hundred MB
@@ -124,7 +126,7 @@ def observe(
     return seen
 
 
-def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
+def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
     """The serialised graph, with some of its tensors as outputs."""
     outputs = list(model.graph.output)
     known = {value.name for value in outputs}

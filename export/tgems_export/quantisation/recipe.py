@@ -101,8 +101,7 @@ def quantise(model: onnx.ModelProto, recipe: Recipe, ranges: Mapping[str, Range]
             "OpTypesToExcludeOutputQuantization": ["Gemm"],
         },
     )
-    quantiser.quantize_model()
-    quantised = quantiser.model.model
+    quantised = _run(quantiser)
     if not integers.signed:
         _take_pixels_as_they_are(quantised)
     return quantised
@@ -146,7 +145,12 @@ def _quantise_dynamic(model: onnx.ModelProto, nodes: Sequence[str], integers: _I
         ["MatMul"],
         {"MatMulConstBOnly": True, "WeightSymmetric": True},
     )
+    return _run(quantiser)
+
+
+def _run(quantiser: ONNXQuantizer | QDQQuantizer) -> onnx.ModelProto:
     quantiser.quantize_model()
+    quantiser.model.topological_sort()  # new nodes are at the end
     quantised: onnx.ModelProto = quantiser.model.model
     return quantised
 

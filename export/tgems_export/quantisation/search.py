@@ -15,16 +15,25 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tgems_edge.errors import DataError, ImageError
+from tgems_edge.errors import AccuracyError, DataError, ImageError
 from tgems_edge.images import Preprocessing, read_pixels
-from tgems_edge.progress import Reporter, Task
+from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
 from tgems_export.quantisation.equalisation import equalise
 from tgems_export.quantisation.products import find_products
 from tgems_export.quantisation.ranges import METHODS, Seen, observe
 from tgems_export.quantisation.recipe import Recipe, Target, quantise
 
-__all__ = ["LEAST_PICTURES", "Limits", "Quantised", "Quantiser", "read_calibrating"]
+__all__ = [
+    "LEAST_PICTURES",
+    "Difference",
+    "Limits",
+    "Quantiser",
+    "answers",
+    "batches",
+    "compare",
+    "read_calibrating",
+]
 
 LEAST_PICTURES = 32  # that differ; fewer say little about the range of anything
 OBSERVED = 256  # pictures whose ranges are taken: more change nothing that can be measured
@@ -38,16 +47,6 @@ class Limits:
 
     accuracy_drop: float = 0.5  # points
     label_flips: float = 2.0  # per cent of labels that differ from fp32
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """An INT8 graph, and how it was made."""
-
-    model: onnx.ModelProto
-    recipe: Recipe
-    images: int  # that gave the ranges
-    equivalent: onnx.ModelProto | None = None
 
 
 def read_calibrating(
@@ -115,7 +114,7 @@ class Quantiser:
             model = self._graphs[equalised]
             inputs = [product.input for product in find_products(model)]
             with self._reporter.task("finding ranges", len(self._observed), unit="pictures") as task:
-                self._seen[equalised] = observe(model, inputs, _batches(self._observed), task)
+                self._seen[equalised] = observe(model, inputs, batches(self._observed), task)
         return self._seen[equalised]
 
     def difference(self, model: onnx.ModelProto) -> Difference:
@@ -123,7 +122,7 @@ class Quantiser:
         return compare(self.reference, answers(model, self._compared))
 
     def best(self, target: Target) -> Recipe:
-        """The recipe with the smallest error: each way to cut ranges, then the best with and without outliers."""
+        """The recipe with the smallest error: of each way to cut ranges, and of the best one equalised."""
         candidates = [Recipe(target, method) for method in METHODS]
         errors = {recipe: self.difference(self.make(recipe)).error for recipe in candidates}
         plain = min(candidates, key=errors.__getitem__)
@@ -145,13 +144,42 @@ class Quantiser:
                 task.advance(1, part)
         return sorted(parts, key=costs.__getitem__, reverse=True)
 
+    def spare(self, recipe: Recipe, limits: Limits) -> Recipe:
+        """The recipe with as few parts in fp32, of those that cost most, as keep label flips within limits.
+
+        Raises:
+            AccuracyError: half of the parts would not do.
+        """
+        flips = self.difference(self.make(recipe)).label_flips
+        dearest: list[str] = []
+        while flips > limits.label_flips:
+            dearest = dearest or self.dearest(recipe)
+            count = max(1, 2 * len(recipe.kept))
+            if count > len(dearest) // 2:
+                raise AccuracyError(
+                    f"INT8 changes {flips:.1f}% of the labels of pictures that calibrate, and "
+                    f"--max-label-flips is {limits.label_flips:g}, with {_listed(recipe.kept)} in fp32 "
+                    "already; give another --layer, a higher limit or --precision fp16"
+                )
+            self._reporter.say(
+                f"{flips:.1f}% of labels differ, more than {limits.label_flips:g}; most of it comes from "
+                f"{_listed(dearest[:count])}: kept in fp32"
+            )
+            recipe = dataclasses.replace(recipe, kept=tuple(dearest[:count]))
+            flips = self.difference(self.make(recipe)).label_flips
+        return recipe
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts) or "nothing"
+
 
 @dataclass(frozen=True)
 class Difference:
     """How two graphs differ on the same pictures."""
 
     error: float  # mean squared difference of rates between classes, as a share of their variance
-    label_flips: float  # per cent, at the exit where most differ
+    label_flips: float  # per cent, in the mean of the exits
 
 
 def compare(reference: list[NDArray[np.float32]], other: list[NDArray[np.float32]]) -> Difference:
@@ -161,16 +189,17 @@ def compare(reference: list[NDArray[np.float32]], other: list[NDArray[np.float32
         first, second = one - one.mean(1, keepdims=True), two - two.mean(1, keepdims=True)
         errors.append(float(((first - second) ** 2).mean() / max((first**2).mean(), 1e-30)))
         flips.append(100 * float((one.argmin(1) != two.argmin(1)).mean()))
-    return Difference(float(np.mean(errors)), max(flips))
+    return Difference(float(np.mean(errors)), float(np.mean(flips)))
 
 
 def answers(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """Rates (n, C) of every exit of a graph."""
     names = [value.name for value in model.graph.output if value.name.startswith("rates")]
     session = open_session(model.SerializeToString())
-    runs = [session.run(names, {INPUT: batch}) for batch in _batches(pixels)]
+    runs = [session.run(names, {INPUT: batch}) for batch in batches(pixels)]
     return [np.concatenate(column) for column in zip(*runs, strict=True)]
 
 
-def _batches(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+def batches(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Pictures (n, H, W, 3), a few at a time."""
     return (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tgems_edge.metrics import coverage_interval
 from tgems_edge.sets import COVERAGES
-from tgems_export.study.costs import Cost
+from tgems_export.costs import Cost
 from tgems_export.study.material import Material
 from tgems_export.study.measures import right_answers
 from tgems_export.study.plan import (

@@ -69,13 +69,13 @@ class Page:
         return [part for section in self.sections for part in section.parts if isinstance(part, Plot)]
 
 
-def to_markdown(page: Page) -> str:
-    """As GitHub shows it; plots lie in plots/."""
+def to_markdown(page: Page, plots: str = "plots/") -> str:
+    """As GitHub shows it; plots lie in a folder beside it."""
     blocks = [f"# {_marked(page.title)}", f"```console\n{page.command}\n```"]
     for section in page.sections:
         blocks += [f"## {_marked(section.title)}", *map(_marked, section.text)]
         for part in section.parts:
-            blocks += _table_blocks(part) if isinstance(part, Table) else [_image(part)]
+            blocks += _table_blocks(part) if isinstance(part, Table) else [_image(part, plots)]
     return "\n\n".join([*blocks, _marked(page.made)]) + "\n"
 
 
@@ -141,8 +141,8 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _image(plot: Plot) -> str:
-    return f"![{_marked(plot.caption)}](plots/{plot.name}.svg)"
+def _image(plot: Plot, folder: str) -> str:
+    return f"![{_marked(plot.caption)}]({folder}{plot.name}.svg)"
 
 
 def _marked(text: str) -> str:

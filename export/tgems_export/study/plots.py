@@ -19,7 +19,7 @@ from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task
 from tgems_export.study.rivals import FORMS, RIVALS, SAMPLES
 from tgems_export.study.tables import MANY_CLASSES, RULE, SAMPLE
 
-__all__ = ["Plot", "accuracy", "answers", "factors", "oracle", "reliability", "sampling"]
+__all__ = ["Plot", "accuracy", "answers", "factors", "make_plot", "oracle", "reliability", "sampling"]
 
 METHOD = "T-GEM + Jumper"
 COLOURS = {  # Okabe and Ito: told apart by colour-blind readers, too
@@ -82,7 +82,7 @@ def accuracy(study: Study) -> Plot:
         axes.set(xlabel="exit after block", ylabel="top-1, %", xticks=layers)
         figure.legend(loc="outside right center")
 
-    return _plot(
+    return make_plot(
         "accuracy",
         f"Top-1 accuracy over layers; the band is the spread over seeds, sampling has S = {SAMPLE}.",
         4.2,
@@ -111,7 +111,9 @@ def sampling(study: Study) -> Plot:
         row[0].set_ylabel("top-1, %")
         figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(FORMS) + 1)
 
-    return _plot("sampling", "Top-1 accuracy over S, the pictures a class; bands are the spread.", 3.4, draw)
+    return make_plot(
+        "sampling", "Top-1 accuracy over S, the pictures a class; bands are the spread.", 3.4, draw
+    )
 
 
 def factors(study: Study) -> Plot:
@@ -133,7 +135,7 @@ def factors(study: Study) -> Plot:
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
-    return _plot(
+    return make_plot(
         "factors",
         f"Top-1 accuracy over K and over labelled pictures a class, layer {study.plan.layer}.",
         3.6,
@@ -158,7 +160,7 @@ def oracle(study: Study) -> Plot:
         axes.set(xlabel="block", ylabel="pictures, %", ylim=(0, 100), xticks=layers)
         figure.legend(loc="outside right center")
 
-    return _plot("oracle", "Pictures that some layer so far gets right.", 3.6, draw)
+    return make_plot("oracle", "Pictures that some layer so far gets right.", 3.6, draw)
 
 
 def answers(study: Study) -> Plot:
@@ -178,7 +180,7 @@ def answers(study: Study) -> Plot:
         figure.legend(loc="outside right center")
 
     caption = f"How often each class is the answer at layer {study.plan.layer}, seed 0"
-    return _plot("answers", f"{caption}, sorted." if are_many else f"{caption}.", 3.2, draw)
+    return make_plot("answers", f"{caption}, sorted." if are_many else f"{caption}.", 3.2, draw)
 
 
 def _draw_bars(axes: Axes, classes: tuple[str, ...], found: np.ndarray, true: np.ndarray) -> None:
@@ -218,7 +220,7 @@ def reliability(study: Study) -> Plot:
         row[0].set_ylabel("right, %")
 
     caption = f"Confidence against accuracy at layer {study.plan.layer}, seed 0; areas are pictures."
-    return _plot("reliability", caption, 4.8, draw)
+    return make_plot("reliability", caption, 4.8, draw)
 
 
 def _draw_seeds(axes: Axes, x: list[int], values: list[list[float]]) -> None:
@@ -260,7 +262,15 @@ def _percent(shares: list[float]) -> list[float]:
     return [100 * share for share in shares]
 
 
-def _plot(name: str, caption: str, height: float, draw: Callable[[Figure], None]) -> Plot:
+def make_plot(name: str, caption: str, height: float, draw: Callable[[Figure], None]) -> Plot:
+    """A picture in the style of all of them.
+
+    Args:
+        name: of its file, without ending.
+        caption: what it shows.
+        height: in inches.
+        draw: fills the figure.
+    """
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # missing in this font; the reader's own will have it
         figure = Figure(figsize=(WIDTH, height), layout="constrained")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +10,12 @@ from typing import Any
 
 from tgems_edge.errors import DataError, InputError
 from tgems_edge.progress import Reporter
+from tgems_export.costs import Cost, count_exit, count_full
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
 from tgems_export.prompts import Templates
-from tgems_export.provenance import processor, versions
+from tgems_export.provenance import made_with
 from tgems_export.study import plots, statements, tables
-from tgems_export.study.costs import Cost, count_exit, count_full
 from tgems_export.study.figures import Study
 from tgems_export.study.material import Folders, Material, gather
 from tgems_export.study.page import Page, Section, to_html, to_markdown, to_text
@@ -79,7 +77,7 @@ def make_report(
     exits = tuple(Cost(**cost) for cost in identity["exits"])
     study = Study(plan, material, Cost(**identity["full"]), exits, results)
     title = f"{encoder.id.name} on {folders.training}, layer by layer"
-    page = Page(title, command, tuple(sections(study)), _made())
+    page = Page(title, command, tuple(sections(study)), made_with(*PACKAGES))
     summary = "\n\n".join([to_text(tables.overview(study)), *statements.summary(study)])
     return Report(summary, (figures, *_write(page, out)))
 
@@ -172,10 +170,3 @@ def _write(page: Page, out: Path) -> list[Path]:
     for path, text in texts.items():
         write_atomically(path, text.encode())
     return list(texts)
-
-
-def _made() -> str:
-    found = ", ".join(f"{name} {version}" for name, version in versions(*PACKAGES).items())
-    return (
-        f"Made with {found}, Python {platform.python_version()}, on {os.cpu_count()} cores of {processor()}."
-    )

@@ -1,0 +1,226 @@
+"""The noise profile as figures, tables, a plot and sentences: noise.json, noise.md, noise.svg."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from tgems_edge.data import ImageFolder, read_unlabelled
+from tgems_edge.errors import InputError
+from tgems_edge.progress import Reporter
+from tgems_export.encoder import Encoder
+from tgems_export.files import write_atomically
+from tgems_export.provenance import made_with
+from tgems_export.study.noise import RECIPES, Noise, measure_noise, read_halves
+from tgems_export.study.page import Page, Section, to_markdown, to_text
+from tgems_export.study.plots import Plot, make_plot
+from tgems_export.study.report import Report
+from tgems_export.study.tables import Table
+from tgems_export.study.wording import count, joined, layers_named, percent
+
+__all__ = ["make_noise_report", "page_of", "to_json"]
+
+SCHEMA_VERSION = 1
+PACKAGES = ("torch", "open_clip_torch", "onnx", "onnxruntime", "numpy")
+
+DROPPED = 0.5  # of the mean INR: exits below are dropped (eq. 6)
+LITTLE = 0.1  # of what a block adds
+PAPER = (
+    "For comparison, somebody else's figures: of ViT-B/32 on other pictures, the paper (arXiv 2605.26415) "
+    "states less than 10 % up to block 8, then 30, 40, 52 and 48 % behind blocks 9 to 12."
+)
+
+COLOURS = {"dynamic": "#222222", "minmax": "#0072b2", "entropy": "#d55e00", "percentile": "#009e73"}
+
+
+def make_noise_report(
+    encoder: Encoder, root: Path, out: Path, reporter: Reporter, *, command: str, overwrite: bool
+) -> Report:
+    """Measures the noise of every recipe and writes what was found to one folder.
+
+    Args:
+        encoder: at its full depth.
+        root: folder of pictures, labelled or not.
+        out: the folder of the report.
+        reporter: where progress goes.
+        command: what the user typed, to stand in the report.
+        overwrite: replace an earlier one.
+
+    Raises:
+        DataError: a folder that cannot be used, or too few pictures.
+        InputError: something else is in the way.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file, not a folder; give another --out")
+    figures = out / "noise.json"
+    if figures.exists() and not overwrite:
+        raise InputError(f"{figures}: exists already; give --overwrite or another --out")
+    folder = read_unlabelled(root)
+    noise = measure_noise(encoder, *read_halves(folder, encoder.preprocessing, reporter), reporter)
+    page = page_of(noise, f"{encoder.id.name} on {root}", command)
+    texts = {figures: to_json(noise, encoder, folder), out / "noise.md": to_markdown(page, plots="")}
+    texts |= {out / f"{plot.name}.svg": plot.svg for plot in page.plots}
+    for path, text in texts.items():
+        write_atomically(path, text.encode())
+    return Report("\n\n".join([to_text(_ratios(noise)), *_summary(noise)]), tuple(texts))
+
+
+def to_json(noise: Noise, encoder: Encoder, folder: ImageFolder) -> str:
+    """All figures, and what they are of."""
+    recipes = {
+        name: {
+            "d_quant": _rounded(profile.quantisation),
+            "ratio": _rounded(noise.ratio(name)),
+            "inr": _rounded(profile.inr),
+            "drift": _rounded(profile.drift),
+        }
+        for name, profile in noise.profiles.items()
+    }
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "encoder": dataclasses.asdict(encoder.id),
+        "folder": folder.sha256,
+        "pictures": {"observed": noise.observed, "measured": noise.measured},
+        "d_nat": _rounded(noise.natural),
+        "recipes": recipes,
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def page_of(noise: Noise, what: str, command: str) -> Page:
+    """All that there is to say of the noise of `what`."""
+    sections = (
+        Section("Summary", (*_summary(noise), PAPER), (_plot(noise), _ratios(noise))),
+        Section(
+            "The figures behind it", tuple(_method(noise)), (_distances(noise), _inrs(noise), _drifts(noise))
+        ),
+    )
+    return Page(f"What INT8 does to {what}", command, sections, made_with(*PACKAGES))
+
+
+def _summary(noise: Noise) -> Iterator[str]:
+    mean = {name: float(noise.ratio(name).mean()) for name in noise.profiles}
+    least, most = min(mean, key=mean.__getitem__), max(mean, key=mean.__getitem__)
+    yield (
+        f"The least noisy recipe is {_quoted(least)}: on average over layers, its noise is "
+        f"{percent(mean[least])} % of what a block adds to the tokens. The noisiest is {_quoted(most)}, with "
+        f"{percent(mean[most])} %."
+    )
+    ratio = noise.ratio(least)
+    little = [int(i) + 1 for i in np.flatnonzero(ratio < LITTLE)]
+    at = f"at {layers_named(little, len(ratio))}" if little else "nowhere"
+    yield (
+        f"With {_quoted(least)} it is under {100 * LITTLE:.0f} % {at}, and largest at layer "
+        f"{ratio.argmax() + 1}: {percent(float(ratio.max()))} %."
+    )
+    changes = [
+        f"from {percent(mean[name])} to {percent(mean[f'{name}, equalised'])} % ({name})"
+        for name in mean
+        if f"{name}, equalised" in mean
+    ]
+    yield f"Equalising changes the average {joined(changes)}."
+    inr = noise.profiles[least].inr
+    dropped = [int(i) + 1 for i in np.flatnonzero(inr < DROPPED * inr.mean())]
+    said = f"those at {layers_named(dropped, len(inr))}" if dropped else "none"
+    yield (
+        f"An exit whose INR is less than half the mean of all layers is to be dropped (eq. 6): with "
+        f"{_quoted(least)}, {said}."
+    )
+
+
+def _method(noise: Noise) -> Iterator[str]:
+    yield (
+        f"{count(noise.observed)} pictures gave the ranges; on {count(noise.measured)} others the noise was "
+        "measured, one at a time. z are the tokens of a picture behind a block in fp32, ẑ the same with all "
+        "blocks so far in INT8. Norms and cosines are over all tokens and channels, means over pictures."
+    )
+    yield (
+        "Weights have 7 bits, as in a file for any processor; the 8 bits that some can multiply without "
+        "overflow are finer."
+    )
+
+
+def _ratios(noise: Noise) -> Table:
+    table = _table(
+        noise,
+        "Noise, as a share of what a block adds",
+        "‖ẑ − z‖, as a percentage of the norm of what the block in front of it adds to z.",
+        lambda name: [percent(float(ratio)) for ratio in noise.ratio(name)],
+    )
+    means = ("mean", *(percent(float(noise.ratio(name).mean())) for name in noise.profiles))
+    return dataclasses.replace(table, rows=(*table.rows, means))
+
+
+def _distances(noise: Noise) -> Table:
+    table = _table(
+        noise,
+        "Distances",
+        "What the block in front adds, ‖z − z of the layer before‖, and ‖ẑ − z‖.",
+        lambda name: [_figure(value) for value in noise.profiles[name].quantisation],
+    )
+    rows = ((i, _figure(added), *cells) for added, (i, *cells) in zip(noise.natural, table.rows, strict=True))
+    return dataclasses.replace(table, header=("layer", "added", *noise.profiles), rows=tuple(rows))
+
+
+def _inrs(noise: Noise) -> Table:
+    return _table(
+        noise,
+        "INR (eq. 5)",
+        "Of the mean of a picture's patch tokens: the squared norm of its mean over pictures, divided by the "
+        "variance of its error.",
+        lambda name: [_figure(value) for value in noise.profiles[name].inr],
+    )
+
+
+def _drifts(noise: Noise) -> Table:
+    return _table(
+        noise,
+        "Cosine drift",
+        "1 − cos(ẑ, z), in millionths.",
+        lambda name: [_figure(1e6 * value) for value in noise.profiles[name].drift],
+    )
+
+
+def _table(noise: Noise, title: str, text: str, column: Callable[[str], list[str]]) -> Table:
+    """A row for each layer, a column for each recipe."""
+    layers = [str(i + 1) for i in range(len(noise.natural))]
+    rows = zip(layers, *(column(name) for name in noise.profiles), strict=True)
+    return Table(title, text, ("layer", *noise.profiles), tuple(rows))
+
+
+def _figure(value: float) -> str:
+    """Three digits."""
+    return count(int(float(f"{value:.3g}"))) if value >= 100 else f"{value:#.3g}"
+
+
+def _quoted(name: str) -> str:
+    return f"“{name}”"
+
+
+def _plot(noise: Noise) -> Plot:
+    layers = range(1, len(noise.natural) + 1)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for name in noise.profiles:
+            recipe = RECIPES[name]
+            colour = COLOURS[recipe.ranges or "dynamic"]
+            # hollow, so that a line below it is seen
+            style = (
+                {"ls": ":", "marker": "s", "mfc": "none", "ms": 7} if recipe.equalised else {"marker": "o"}
+            )
+            axes.plot(layers, 100 * noise.ratio(name), color=colour, label=name, **style)
+        axes.set(xlabel="layer", ylabel="noise / what the block adds, %", ylim=(0, None), xticks=layers)
+        figure.legend(loc="outside right center")
+
+    return make_plot("noise", "The noise of INT8, as a share of what the block in front adds.", 4.2, draw)
