@@ -39,9 +39,11 @@ TINY := build/pictures/tiny-imagenet
 built-in: packs-given $(VENV)/.dev build/pictures/.unpacked
 	$(BIN)/tgems-edge train $(CIFAR10)-train $(LAYERS) --out $(DEMO)/heads --overwrite
 	$(BIN)/tgems-edge train build/pictures/names-190 $(LAYERS) --epochs 60 --out $(DEMO)/heads-190 --overwrite
-	$(BIN)/tgems-edge export --layer 5 --calibration $(CIFAR10)-calibration --data $(CIFAR10)-val \
-	    --output tgems_edge/demo/model.onnx --overwrite
+	$(BIN)/tgems-edge export --layer 5 --precision int8 --calibration $(CIFAR10)-calibration \
+	    --data $(CIFAR10)-val --output tgems_edge/demo/model.onnx --overwrite
 	$(BIN)/python benchmarks/accuracy.py $(CIFAR10)-train $(CIFAR10)-val
+	$(BIN)/python benchmarks/int8_accuracy.py $(CIFAR10)-calibration $(CIFAR10)-val
+	$(BIN)/python benchmarks/dynamic_exits.py $(CIFAR10)-train $(CIFAR10)-calibration $(CIFAR10)-val
 	$(BIN)/python benchmarks/demo_clip.py $(CIFAR10)-val build/pictures/tiny-imagenet-200-val
 	$(BIN)/python benchmarks/training_time.py $(CIFAR10)-train
 	$(BIN)/python benchmarks/cold_start.py
@@ -52,6 +54,7 @@ STUDY = $(BIN)/tgems-edge study $(1)-train --calibration $(1)-calibration --eval
     --new-names $(TINY)-new $(if $(OTHERS),--others $(OTHERS)) --out benchmarks/studies/$(notdir $(1)) --overwrite
 studies: packs-given $(VENV)/.dev build/pictures/.unpacked
 	$(call STUDY,$(CIFAR10)) --epochs 30
+	$(BIN)/tgems-edge study $(CIFAR10)-calibration --noise --out benchmarks/studies/cifar10 --overwrite
 	$(call STUDY,$(TINY)) --epochs 15
 	$(BIN)/python benchmarks/readme.py
 

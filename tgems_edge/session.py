@@ -64,6 +64,12 @@ def open_session(
                 f"{_name(model)}: onnxruntime {onnxruntime.__version__} is too old for it ({reason}); "
                 "install a newer one"
             ) from None
+        if "NOT_IMPLEMENTED" in reason:
+            raise ModelFileError(
+                f"{_name(model)}: onnxruntime {onnxruntime.__version__} with {chosen} cannot run it "
+                f"({reason}); take another provider or version, or export it with --no-if or another "
+                "--precision"
+            ) from None
         raise ModelFileError(
             f"{_name(model)}: not a model that onnxruntime can load, or cut short ({reason}); "
             "export or copy it again"

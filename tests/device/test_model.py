@@ -374,5 +374,19 @@ class TestBadFiles:
         path.write_bytes(model.SerializeToString())
         assert "too old" in refusal(path)
 
+    def test_a_model_that_this_onnxruntime_cannot_run_says_so(self, tmp_path):
+        onnx = pytest.importorskip("onnx")
+        shape = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("Acos", ["x"], ["y"])],  # of doubles: in no runtime
+            "acos",
+            [shape("x", onnx.TensorProto.DOUBLE, [1])],
+            [shape("y", onnx.TensorProto.DOUBLE, [1])],
+        )
+        path = tmp_path / "m.onnx"
+        opsets = [onnx.helper.make_opsetid("", 18)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+        assert "cannot run it" in refusal(path)
+
     def test_the_bytes_of_a_model_can_be_loaded_too(self, colour_model):
         assert Classifier(colour_model().read_bytes()).classify(GREEN).label == "green"
