@@ -190,11 +190,11 @@ class Card:
     """What a model file says about itself."""
 
     classes: tuple[str, ...]
-    classes_not_trained: tuple[str, ...]  # names that the T-GEM never saw in training
+    classes_not_trained: tuple[str, ...]  # names that the head never saw in training
     templates: tuple[str, ...]  # the prompts of a class are these, with its name for {}
     layer: int  # the block that answers, counted from 1; in a dynamic file the last that may
-    k: int  # K, the width of the Jumper's output
-    pool: Literal["cls", "mean"]  # which token the Jumper reads
+    k: int  # K, the width in which the head compares: of the Jumper's output, or E of an SSA head
+    pool: Literal["cls", "mean"]  # which token the head reads
     encoder: EncoderId
     input: Literal["pixels", "image"]  # resized by the caller, or any picture, resized inside the graph
     preprocessing: Preprocessing

@@ -173,7 +173,7 @@ def set_temperature(model: onnx.ModelProto, k: int, temperature: float, layer: i
 
     Args:
         model: what `to_onnx` made.
-        k: K, the width of the Jumper's output.
+        k: K of the head.
         temperature: T.
         layer: which exit's, where the graph has several.
     """
