@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tgems_edge.data import read_unlabelled
 from tgems_edge.errors import DataError
@@ -15,9 +16,11 @@ from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
 from tgems_export.encoder import load_encoder
 from tgems_export.graph import to_onnx
+from tgems_export.loading import DEMO_FOLDER
 from tgems_export.pictures import draw_many
 from tgems_export.quantisation.products import find_products
 from tgems_export.quantisation.ranges import METHODS
+from tgems_export.recipes import CONFIG_FILE
 from tgems_export.study import noise as noise_module
 from tgems_export.study.noise import RECIPES, BlocksGraph, Drift, Noise, Profile, measure_noise, read_halves
 from tgems_export.study.noise_report import page_of
@@ -39,15 +42,22 @@ def pixels(small):
 
 
 @pytest.fixture(scope="module")
+def graph(small):
+    return BlocksGraph(small)
+
+
+@pytest.fixture(scope="module")
+def pictures(make_folder, tmp_path_factory):
+    """A plain folder."""
+    return make_folder(tmp_path_factory.mktemp("noise") / "pictures", {"all": 36})
+
+
+@pytest.fixture(scope="module")
 def measured(small, pixels):
     return measure_noise(small, pixels[:8], pixels[8:], QUIET)
 
 
 class TestBlocksGraph:
-    @pytest.fixture(scope="class")
-    def graph(self, small):
-        return BlocksGraph(small)
-
     def test_its_outputs_are_what_the_library_computes(self, small, graph, pixels):
         tokens = graph(torch.from_numpy(pixels))
         assert len(tokens) == len(graph.outputs) == LAYERS + 1
@@ -124,8 +134,8 @@ class TestMeasured:
                 assert figures.shape == (LAYERS,) and (figures > 0).all() and np.isfinite(figures).all()
             assert (profile.drift < 0.05).all()
 
-    def test_a_block_adds_what_its_tokens_differ(self, small, pixels, measured):
-        tokens = np.stack([part.numpy() for part in BlocksGraph(small)(torch.from_numpy(pixels[8:]))])
+    def test_a_block_adds_what_its_tokens_differ(self, graph, pixels, measured):
+        tokens = np.stack([part.numpy() for part in graph(torch.from_numpy(pixels[8:]))])
         steps = np.linalg.norm(np.diff(tokens, axis=0).swapaxes(1, 2).reshape(LAYERS, 4, -1), axis=-1)
         np.testing.assert_allclose(measured.natural, steps.mean(1), rtol=1e-4)
 
@@ -157,8 +167,6 @@ class TestHalves:
 
 
 def to_pixels_of(folder, encoder, index):
-    from PIL import Image
-
     return to_pixels(Image.open(folder.path(index)), encoder.preprocessing)
 
 
@@ -175,7 +183,7 @@ def test_sentences_are_computed_from_the_figures():
     ratios = {"dynamic": [0.2, 0.4, 0.6], "minmax": [0.05, 0.08, 0.3], "minmax, equalised": [0.1, 0.2, 0.3]}
     said = to_markdown(page_of(made_up(ratios), "demo on pictures", "tgems-edge study"), plots="")
     for sentence in (
-        "The least noisy recipe is “minmax”: on average over layers, its noise is 14.3 % of what a block adds",
+        "The least noisy recipe is “minmax”: on average over layers, its noise is 14.3 % of what a block",
         "The noisiest is “dynamic”, with 40.0 %.",
         "With “minmax” it is under 10 % at layers 1 and 2, and largest at layer 3: 30.0 %.",
         "Equalising changes the average from 14.3 to 20.0 % (minmax).",
@@ -189,12 +197,15 @@ def test_sentences_are_computed_from_the_figures():
 
 
 class TestCommand:
-    @pytest.fixture(scope="class")
-    def pictures(self, make_folder, tmp_path_factory):
-        return make_folder(tmp_path_factory.mktemp("noise") / "pictures", {"all": 36})
-
+    @pytest.mark.slow
     def test_it_writes_three_files_and_nothing_else(self, pictures, tmp_path):
+        clip = pictures.parent / "clip"
+        clip.mkdir()
+        config = json.loads((DEMO_FOLDER / CONFIG_FILE).read_text())
+        config["model_cfg"]["vision_cfg"]["layers"] = LAYERS
+        (clip / CONFIG_FILE).write_text(json.dumps(config))
         words = ["study", pictures.name, "--noise", "--out", tmp_path / "out", "--overwrite", "--quiet"]
+        words += ["--encoder", "local-dir:clip", "--pretrained", "random"]
         run = [sys.executable, "-m", "tgems_edge", *map(str, words)]
         done = subprocess.run(run, capture_output=True, text=True, cwd=pictures.parent)
         assert (done.returncode, done.stderr) == (0, "")
@@ -203,13 +214,14 @@ class TestCommand:
         assert done.stdout.splitlines()[-3:] == [str(path) for path in paths]
         found = json.loads(paths[0].read_text())
         assert found["pictures"] == {"observed": 18, "measured": 18}
-        assert list(found["recipes"]) == list(RECIPES) and len(found["d_nat"]) == 12
+        assert list(found["recipes"]) == list(RECIPES) and len(found["d_nat"]) == LAYERS
         for figures in found["recipes"].values():
             quotient = np.array(figures["d_quant"]) / found["d_nat"]
             np.testing.assert_allclose(figures["ratio"], quotient, rtol=1e-4)
         text = paths[1].read_text()
-        assert text.startswith("# What INT8 does to demo on pictures\n")
-        assert f"tgems-edge study pictures --noise --out {tmp_path / 'out'}\n" in text
+        assert text.startswith("# What INT8 does to local-dir:clip on pictures\n")
+        options = "--encoder local-dir:clip --pretrained random --noise"
+        assert f"\ntgems-edge study pictures {options} --out {tmp_path / 'out'}\n" in text
         assert paths[2].read_text().startswith("<svg") and "percentile, equalised" in paths[2].read_text()
 
     def test_an_earlier_report_is_kept(self, command, pictures, tmp_path):

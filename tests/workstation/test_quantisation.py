@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
@@ -157,6 +157,7 @@ FLOATS = st.floats(-1e4, 1e4, width=32).map(lambda value: 0.0 if abs(value) < 1e
 
 
 class TestSeen:
+    @settings(max_examples=50)
     @given(arrays(np.float32, st.tuples(st.integers(2, 40), st.just(3)), elements=FLOATS), st.data())
     def test_chunks_are_as_good_as_all_at_once(self, values, data):
         where = data.draw(st.integers(1, len(values) - 1))
@@ -332,6 +333,8 @@ def optimised(model, path):
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["cls"], indirect=True)
 class TestSearch:
     def test_the_best_recipe_has_the_smallest_error(self, model, pixels):
         quantiser = Quantiser(model, pixels, QUIET)

@@ -14,7 +14,7 @@ from tgems_edge import load, records
 from tgems_edge.data import read_labelled
 from tgems_edge.errors import HeadError, InputError
 from tgems_edge.session import INPUT
-from tgems_export.freeze import DEMO_HEADS, load_exit
+from tgems_export.freeze import DEMO_HEADS, load_exits
 from tgems_export.graph import SsaReadout, TGemReadout, make_readout, to_onnx
 from tgems_export.head import (
     ExitHead,
@@ -216,9 +216,9 @@ def test_a_head_of_the_other_kind_is_refused(train, plan, encoder, heads):
     with pytest.raises(
         HeadError, match="no head files here; make some with `tgems-edge train --head-kind ssa"
     ):
-        load_exit(1, heads, None, None, None, "ssa")
+        load_exits([1], heads, None, None, None, "ssa")
     with pytest.raises(HeadError, match="--head-kind ssa: give --head; `tgems-edge train --head-kind ssa`"):
-        load_exit(1, None, None, None, None, "ssa")
+        load_exits([1], None, None, None, None, "ssa")
 
 
 def test_heads_from_before_there_were_two_kinds_are_t_gems_to_the_byte(encoder, tmp_path):

@@ -42,7 +42,7 @@ from tgems_export.quantisation.recipe import Recipe, quantise
 __all__ = ["RECIPES", "BlocksGraph", "Drift", "Noise", "Profile", "measure_noise", "read_halves"]
 
 LEAST_PICTURES = 32  # half of them find ranges, the other half measures
-MOST_PICTURES = 256  # more change no digit that is shown
+MOST_PICTURES = 256  # every recipe runs on half of them, one at a time: a minute for the demo
 
 RECIPES: dict[str, Recipe] = {
     "dynamic": Recipe(ranges=None),
@@ -175,11 +175,13 @@ def _quantised(
     plain = see(model)
     equalised = equalise(model, plain)
     graphs = {False: (model, plain), True: (equalised, see(equalised))}
-    for name, recipe in RECIPES.items():
-        graph, seen = graphs[recipe.equalised]
-        method = recipe.ranges
-        ranges = {tensor: values.range(method) for tensor, values in seen.items()} if method else {}
-        yield name, quantise(graph, recipe, ranges)
+    with reporter.task("quantising", len(RECIPES), unit="recipes") as task:
+        for name, recipe in RECIPES.items():
+            graph, seen = graphs[recipe.equalised]
+            method = recipe.ranges
+            ranges = {tensor: values.range(method) for tensor, values in seen.items()} if method else {}
+            yield name, quantise(graph, recipe, ranges)
+            task.advance(1, name)
 
 
 def _open(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
