@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +26,8 @@ from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
 from tgems_export.costs import count_full
 from tgems_export.encoder import Encoder
-from tgems_export.exits.decisions import Decision, ExitOutline, answer_all, decide, write
-from tgems_export.exits.gates import drop_noisy, inr
+from tgems_export.exits.decisions import Decision, ExitAnswers, ExitOutline, answer_all, decide, write
+from tgems_export.exits.gates import check_budget, drop_noisy, inr
 from tgems_export.exits.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
 from tgems_export.exits.nesting import flat, nested
 from tgems_export.graph import ExitGraph, to_onnx
@@ -148,51 +149,77 @@ def _draft_several(exits: Sequence[Exit], form: Form, given: Given, reporter: Re
     layers = [exit_.card.layer for exit_ in exits]
     reporter.say(f"cutting {encoder.id.name} behind blocks {', '.join(map(str, layers))} of {encoder.blocks}")
     parts = [ExitPart(exit_.card.layer, exit_.card.pool, exit_.head) for exit_ in exits]
-    graph = ExitsGraph(encoder, parts, text)
-    size = encoder.preprocessing.size
+    graph, size = ExitsGraph(encoder, parts, text), encoder.preprocessing.size
+    full, budget = count_full(encoder).operations, form.dynamics.budget
+    check_budget(count_operations(graph, size)[0] / full, budget)  # before all that takes minutes
     model = exits_to_onnx(graph, size, form.opset)
     parities = [
         _check_parity(exit_, model, f"rates_{exit_.card.layer}", "fp32", given, reporter, len(exits))
         for exit_ in exits
     ]
-    parity = max(parities, key=lambda found: found.largest_rate_difference)
     int8, made = _quantise(model, encoder, form, given, reporter)
+    final = int8 or model
     assert given.calibrates is not None
     pixels, labelled = _read(given.calibrates, encoder, reporter)
-    full = count_full(encoder).operations
-    final = int8 or model
     answers = dict(zip(layers, answer_all(final, layers, batches(pixels)), strict=True))
-
-    def fit(kept: Sequence[int]) -> Decision:
-        among = [part for part in parts if part.layer in kept]
-        counted = count_operations(ExitsGraph(encoder, among, text), size)
-        outlines = [
-            ExitOutline(part.layer, part.head.k, part.pool, operations)
-            for part, operations in zip(among, counted, strict=True)
-        ]
-        chosen = [answers[layer] for layer in kept]
-        return decide(chosen, labelled.labels, outlines, full, form.dynamics.budget)
-
-    kept, decision = layers, fit(layers)
-    dropped = [] if int8 is None else _noisy(model, int8, layers, pixels)
-    # Eq. 6 compares exits of one depth; earlier ones are always less noisy, so it must not cost accuracy.
-    if dropped and len(layers) - len(dropped) > 1:
-        without = [layer for layer in layers if layer not in dropped]
-        if (alternative := fit(without)).accuracy >= decision.accuracy:
-            kept, decision = without, alternative
+    candidates = _Candidates(encoder, parts, text, answers, labelled.labels, full, budget)
+    noisy = _noisy(model, int8, layers, pixels) if int8 else []
+    kept, decision = _without_noisy(candidates, layers, noisy)
+    dropped = [layer for layer in layers if layer not in kept]
+    for layer in dropped:
+        reporter.say(f"exit {layer} dropped: {NOISY}")
     for decides in (model, int8) if int8 else (model,):
         write(decides, decision.exits)
-    dynamic = Dynamic(
-        budget=form.dynamics.budget,
-        operations=decision.operations,
-        exits=decision.exits,
-        dropped={str(layer): NOISY for layer in layers if layer not in kept},
-    )
-    for layer, why in dynamic.dropped.items():
-        reporter.say(f"exit {layer} dropped: {why}")
     assemble = nested if form.dynamics.nested else flat
-    exact = assemble(model, kept) if int8 else None
-    return Draft(assemble(final, kept), exact, parity, made, dynamic)
+    return Draft(
+        model=assemble(final, kept),
+        exact=assemble(model, kept) if int8 else None,
+        parity=max(parities, key=lambda found: found.largest_rate_difference),
+        quantisation=made,
+        dynamic=Dynamic(budget, decision.operations, decision.exits, dict.fromkeys(map(str, dropped), NOISY)),
+    )
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Exits to choose from, and what each of them says of the pictures that calibrate."""
+
+    encoder: Encoder
+    parts: Sequence[ExitPart]
+    text: Tensor  # (C, E)
+    answers: dict[int, ExitAnswers]  # by layer
+    labels: NDArray[np.int64]  # (n,)
+    full: int  # operations of the full tower
+    budget: float
+
+    def decide(self, layers: Sequence[int]) -> Decision:
+        """What some of them decide together."""
+        parts = [part for part in self.parts if part.layer in layers]
+        graph = ExitsGraph(self.encoder, parts, self.text)
+        outlines = [
+            ExitOutline(part.layer, part.head.k, part.pool, operations)
+            for part, operations in zip(
+                parts, count_operations(graph, self.encoder.preprocessing.size), strict=True
+            )
+        ]
+        answers = [self.answers[part.layer] for part in parts]
+        return decide(answers, self.labels, outlines, self.full, self.budget)
+
+
+def _without_noisy(
+    candidates: _Candidates, layers: Sequence[int], noisy: Sequence[int]
+) -> tuple[Sequence[int], Decision]:
+    """The exits to keep, and what they decide.
+
+    Eq. 6 compares exits of one depth; earlier ones are always less noisy, so it must not cost accuracy.
+    """
+    decision = candidates.decide(layers)
+    without = [layer for layer in layers if layer not in noisy]
+    if 1 < len(without) < len(layers):
+        with suppress(InputError):  # a budget that only a dropped exit can meet
+            if (alternative := candidates.decide(without)).accuracy >= decision.accuracy:
+                return without, alternative
+    return layers, decision
 
 
 def _quantise(
@@ -240,7 +267,9 @@ def _check_parity(
         paths = real.paths[:: -(-len(real.paths) * exits // COMPARED_PICTURES)]
         counted = _counted(_decoded(paths), len(paths), reporter)  # one batch in memory at a time
         of = "of --data" if given.measures else "of --calibration"
-        parity = _worse(parity, compare(*what, counted, of, precision, output))
+        if readable := next(counted, None):
+            given_ones = chain([readable], counted)
+            parity = _worse(parity, compare(*what, given_ones, of, precision, output))
     return parity
 
 

@@ -21,7 +21,7 @@ from tgems_edge.rates import posterior
 from tgems_edge.session import IMAGE, open_session
 from tgems_export.calibration import calibrate_posterior, fit_temperature
 from tgems_export.drafts import DRAWN_PICTURES, Draft, Exit, Form, draft
-from tgems_export.encoder import load_encoder
+from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.files import write_atomically
 from tgems_export.final import (
     Answers,
@@ -150,17 +150,17 @@ def freeze(
             f"{calibration}: pictures without folders of classes, which only --precision int8 can use; "
             "expected pictures as in cat/1.jpg"
         )
-    for exit_ in exits:
+    for exit_ in {exit_.card.data_sha256: exit_ for exit_ in exits}.values():
         _refuse_training_pictures(exit_, given, reporter)
     given.check_enough(first.classes)
     drafted = draft(exits, form, given, reporter)
-    encoder, model, resizing = first.encoder, drafted.model, None
+    encoder, resizing = first.encoder, None
+    model = _with_input(drafted.model, encoder, form)
     if form.input == IMAGE:
         reporter.say("comparing its resizing with Pillow's")
-        session = open_session(model.SerializeToString())
-        model = with_resizing(model, encoder.preprocessing, form.opset)
+        session = open_session(drafted.model.SerializeToString())
         resizing = compare_resizing(model, encoder.preprocessing, session, draw_many(DRAWN_PICTURES))
-    final = FinalGraph(open_session(model.SerializeToString()), form.input, encoder.preprocessing)
+    final = _final(model, encoder, form)
     fitted = accuracy = calibrated = None
     quantisation = drafted.quantisation
     if given.calibrates:
@@ -178,7 +178,8 @@ def freeze(
             measured = answer(final, given.measures, "measuring", reporter)
             accuracy = measure(measured, posteriors, fitted)
             if quantisation and drafted.exact and given.is_gated:
-                gate = pass_gate(measured, drafted.exact, encoder.preprocessing, form.limits, reporter)
+                exact = _final(_with_input(drafted.exact, encoder, form), encoder, form)
+                gate = pass_gate(measured, exact, form.limits, reporter)
                 quantisation = dataclasses.replace(quantisation, gate=gate)
     card = Card(
         classes=first.classes,
@@ -211,6 +212,15 @@ def freeze(
     sealed_card = _check_sealed(sealed)
     write_atomically(output, sealed)
     return Frozen(output, sealed_card, len(sealed))
+
+
+def _with_input(model: onnx.ModelProto, encoder: Encoder, form: Form) -> onnx.ModelProto:
+    """A graph that takes what the file is to take, from one that takes pixels."""
+    return with_resizing(model, encoder.preprocessing, form.opset) if form.input == IMAGE else model
+
+
+def _final(model: onnx.ModelProto, encoder: Encoder, form: Form) -> FinalGraph:
+    return FinalGraph(open_session(model.SerializeToString()), form.input, encoder.preprocessing)
 
 
 def _posteriors(last: Exit, drafted: Draft, calibrated: Answers) -> dict[int, Posterior]:

@@ -11,7 +11,9 @@ from packaging.requirements import Requirement
 
 from tgems_edge.model import Classifier, built_in_model
 from tgems_edge.progress import Reporter
+from tgems_export.drafts import Dynamics
 from tgems_export.freeze import Form, freeze, load_exits
+from tgems_export.pictures import draw
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
@@ -43,15 +45,39 @@ def oldest(index, tmp_path_factory):
     return python
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Ten pictures in each of the demo's classes, to calibrate on."""
+    root = tmp_path_factory.mktemp("drawn")
+    for label, name in enumerate(Classifier(built_in_model()).names):
+        (root / name).mkdir()
+        for number in range(10):
+            draw(10 * label + number, 60, 40).save(root / name / f"{number}.png")
+    return root
+
+
+FORMS = {
+    "image": ([2], Form(input="image")),
+    "fp16": ([2], Form(precision="fp16")),
+    "int8": ([2], Form(precision="int8")),
+    "int8-vnni-image": ([2], Form(precision="int8", target="x86-vnni", input="image")),
+    "int8-dynamic": ([2], Form(precision="int8-dynamic")),
+    "exits": ([1, 2, 3], Form()),
+    "exits-int8-image": ([1, 2, 3], Form(precision="int8", input="image")),
+    "exits-int8-flat": ([1, 2, 3], Form(precision="int8", dynamics=Dynamics(nested=False))),
+    "exits-int8-dynamic": ([1, 2, 3], Form(precision="int8-dynamic")),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "form", [None, Form(input="image"), Form(precision="fp16")], ids=["built-in", "image", "fp16"]
-)
-def test_the_oldest_onnxruntime_gives_the_same_answers(oldest, tmp_path, form):
+@pytest.mark.parametrize("name", ["built-in", *FORMS])
+def test_the_oldest_onnxruntime_gives_the_same_answers(oldest, drawn, tmp_path, name):
     model = built_in_model()
-    if form:
+    if name in FORMS:
         model = tmp_path / "model.onnx"
-        freeze(load_exits([2], None, None, None, None), model, Reporter(quiet=True), form=form)
+        layers, form = FORMS[name]
+        exits = load_exits(layers, None, None, None, None)
+        freeze(exits, model, Reporter(quiet=True), calibration=drawn, form=form)
     command = [oldest, "-m", "tgems_edge", "classify", "--json", "--model", model, *EXAMPLES]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -61,6 +87,7 @@ def test_the_oldest_onnxruntime_gives_the_same_answers(oldest, tmp_path, form):
     assert [answer["label"] for answer in answers] == [result.label for result in expected]
     tolerance = 1e-4 if classifier.card.precision == "fp32" else 1e-2  # else a runtime rounds as it likes
     for answer, result in zip(answers, expected, strict=True):
+        assert answer["exit_layer"] == result.exit_layer
         assert answer["rate"] == pytest.approx(float(result.rates.min()), abs=tolerance)
 
 

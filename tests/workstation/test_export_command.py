@@ -17,7 +17,7 @@ from tgems_edge.card import Card, EncoderId, sealed_digest
 from tgems_edge.data import read_labelled
 from tgems_edge.errors import HeadError
 from tgems_edge.rates import posterior
-from tgems_export import freeze as freeze_module
+from tgems_export import drafts
 from tgems_export import graph as graph_module
 from tgems_export.calibration import calibrate
 from tgems_export.freeze import load_exits
@@ -59,7 +59,7 @@ def refused(result, message, exit_code=2):
 def test_export_ends_with_the_commands_to_run_next(exported):
     path, result = exported
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"✅ {path}: exit 1 of demo, 3 classes, ")
+    assert result.stdout.startswith(f"✅ {path}: 3 classes, exit 1 of demo, ")
     assert f"tgems-edge classify --model {path} IMAGE" in result.stdout
     assert f"from tgems_edge import load; print(load('{path}')" in result.stdout
 
@@ -166,6 +166,9 @@ def test_half_of_the_data_calibrates_the_other_half_measures_and_the_report_is_j
         "classes_not_trained": [],
         "input": "pixels",
         "precision": "fp32",
+        "exits": [1],
+        "quantisation": None,
+        "dynamic": None,
         "parity": report["parity"],
         "resizing": None,
         "temperature": card.temperature,
@@ -325,7 +328,7 @@ def test_a_graph_that_differs_ends_with_exit_code_3_and_without_a_file(export, t
         graph.readout.tables.bias.data += torch.tensor([0.0, 0.1, 0.0])
         return graph
 
-    monkeypatch.setattr(freeze_module, "ExitGraph", perturbed)
+    monkeypatch.setattr(drafts, "ExitGraph", perturbed)
     refused(export(), "the graph differs from PyTorch by 0.1", exit_code=3)
     assert not (tmp_path / "model.onnx").exists()
 

@@ -6,7 +6,7 @@ import torch
 
 from tgems_edge.errors import ParityError
 from tgems_edge.session import INPUT
-from tgems_export import freeze as freeze_module
+from tgems_export import drafts
 from tgems_export.freeze import freeze, load_exits
 from tgems_export.graph import ExitGraph
 from tgems_export.parity import check_rates, compare
@@ -97,7 +97,7 @@ def test_a_perturbed_graph_fails(exit_):
 
 
 def test_a_perturbed_graph_leaves_no_file_and_an_old_one_untouched(exit_, tmp_path, reporter, monkeypatch):
-    monkeypatch.setattr(freeze_module, "ExitGraph", perturbed)
+    monkeypatch.setattr(drafts, "ExitGraph", perturbed)
     old = tmp_path / "model.onnx"
     old.write_text("old")
     with pytest.raises(ParityError, match="nothing was written"):

@@ -133,6 +133,9 @@ def export(
     layers = _read_exits(exits) if dynamic else [layer]
     if exits and not dynamic:
         raise InputError("--exits: only with --dynamic; one exit is --layer")
+    _check_range("--max-accuracy-drop", max_accuracy_drop, 100)
+    _check_range("--max-label-flips", max_label_flips, 100)
+    _check_range("--budget", budget, 1)
     loaded = load_exits(layers, head, encoder, pretrained, names, head_kind)
     form = Form(
         input=input_,
@@ -148,6 +151,11 @@ def export(
     )
     report = _as_json if as_json else _as_text
     typer.echo(report(frozen, perf_counter() - started))
+
+
+def _check_range(option: str, value: float, most: int) -> None:
+    if not 0 <= value <= most:  # nan is in no range
+        raise InputError(f"{option} {value:g}: give a number from 0 to {most}")
 
 
 def _read_exits(text: str | None) -> list[int]:
@@ -246,9 +254,10 @@ def _quantised(made: Quantisation) -> list[str]:
     kept = f"; in fp32: {', '.join(made.kept)}" if made.kept else ""
     lines = [f"   int8      for {made.target}, {how}{kept}"]
     if made.gate:
+        gained = round(-made.gate.accuracy_drop, 1) + 0.0  # which makes 0.0 of -0.0
         lines.append(
-            f"   gate      {-made.gate.accuracy_drop:+.1f} points against fp32 and "
-            f"{made.gate.label_flips:.1f}% of labels flipped on {made.gate.images} pictures"
+            f"   gate      {gained:+.1f} points against fp32 and {made.gate.label_flips:.1f}% of labels "
+            f"flipped on {made.gate.images} pictures"
         )
     else:
         lines.append("   gate      not measured: it takes 1000 labelled pictures that did not calibrate")

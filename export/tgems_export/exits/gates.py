@@ -31,6 +31,7 @@ from tgems_edge.errors import InputError
 __all__ = [
     "GRID",
     "GateFit",
+    "check_budget",
     "choose_thresholds",
     "drop_noisy",
     "exits_taken",
@@ -137,6 +138,16 @@ def exits_taken(go_on: Sequence[Bools]) -> NDArray[np.int64]:
     return np.logical_and.accumulate(go_on).sum(0)
 
 
+def check_budget(first: float, budget: float) -> None:
+    """Raises InputError for a budget below what the first exit takes, both in the full tower's operations."""
+    if budget < first:
+        least = math.ceil(first * 1000) / 1000
+        raise InputError(
+            f"--budget {budget:g}: even if every picture left at the first exit, it would take {first:.3f} "
+            f"of the full tower's operations; {least:g} is the smallest"
+        )
+
+
 def choose_thresholds(
     scores: Sequence[Floats], correct: Sequence[Bools], operations: Sequence[float], budget: float
 ) -> list[float]:
@@ -156,12 +167,7 @@ def choose_thresholds(
     Raises:
         InputError: the budget is below what the first exit takes.
     """
-    if budget < operations[0]:
-        least = math.ceil(operations[0] * 1000) / 1000
-        raise InputError(
-            f"--budget {budget:g}: even if every picture left at the first exit, it would take "
-            f"{operations[0]:.3f} of the full tower's operations; {least:g} is the smallest"
-        )
+    check_budget(operations[0], budget)
     leaves = [score >= CANDIDATES[:, None] for score in scores]
 
     def best(tried: Sequence[NDArray[np.intp]]) -> _Choice:

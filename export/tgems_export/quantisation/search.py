@@ -159,7 +159,7 @@ class Quantiser:
                 raise AccuracyError(
                     f"INT8 changes {flips:.1f}% of the labels of pictures that calibrate, and "
                     f"--max-label-flips is {limits.label_flips:g}, with {_listed(recipe.kept)} in fp32 "
-                    "already; give another --layer, a higher limit or --precision fp16"
+                    "already; give the --target it is for, another --layer or a higher limit"
                 )
             self._reporter.say(
                 f"{flips:.1f}% of labels differ, more than {limits.label_flips:g}; most of it comes from "
