@@ -97,9 +97,9 @@ class Cell:
         """How often each contender ran."""
         return len(self.times[PLAIN])
 
-    def faster(self, name: str) -> float:
-        """How many times faster than the plain full tower: within a round, both have the same neighbours."""
-        return median(plain / own for plain, own in zip(self.times[PLAIN], self.times[name], strict=True))
+    def faster(self, name: str, than: str = PLAIN) -> float:
+        """How many times faster than another: within a round, both have the same neighbours."""
+        return median(other / own for other, own in zip(self.times[than], self.times[name], strict=True))
 
 
 def image_tower(encoder: Encoder) -> nn.Module:
@@ -120,13 +120,17 @@ def export_plain(tower: nn.Module, size: tuple[int, int], path: Path) -> None:
     program.save(path)
 
 
-def export_exit(encoder: Encoder, layer: int, path: Path) -> None:
-    """Writes the graph of one exit, with an untrained head and drawn class embeddings."""
+def exit_graph(encoder: Encoder, layer: int) -> ExitGraph:
+    """The graph of one exit, with an untrained head and drawn class embeddings."""
     torch.manual_seed(0)
     head = Head(encoder.width, encoder.embedding_width, K).eval()
     text = nn.functional.normalize(torch.randn(CLASSES, encoder.embedding_width), dim=-1)
-    graph = ExitGraph(encoder, layer, "cls", head, text)
-    onnx.save(to_onnx(graph, encoder.preprocessing.size, OPSET), path)
+    return ExitGraph(encoder, layer, "cls", head, text)
+
+
+def export_exit(encoder: Encoder, layer: int, path: Path) -> None:
+    """Writes the graph of one exit."""
+    onnx.save(to_onnx(exit_graph(encoder, layer), encoder.preprocessing.size, OPSET), path)
 
 
 def count_operations(path: Path) -> int:
@@ -178,18 +182,16 @@ def peak_memory(path: Path) -> float:
     return max(int(run.stdout) for run in runs) / 1024
 
 
-def export_architecture(name: str, folder: Path, reporter: Reporter) -> tuple[nn.Module, list[Model]]:
-    """The full tower in PyTorch, and the files of the plain tower, of our full depth and of the exits."""
-    encoder = load_encoder(name, RANDOM)
-    tower = image_tower(encoder)
-    models = [_plain_model(PLAIN, tower, encoder.preprocessing.size, folder, reporter)]
+def export_architecture(name: str, encoder: Encoder, folder: Path, reporter: Reporter) -> list[Model]:
+    """The files of the plain tower, of our full depth and of the exits."""
+    models = [_plain_model(PLAIN, image_tower(encoder), encoder.preprocessing.size, folder, reporter)]
     layers = {OURS: encoder.blocks} | {f"exit {layer}": layer for layer in EXITS}
     for title, layer in layers.items():
         reporter.say(f"{name}: exporting {title}")
         path = folder / f"{title}.onnx"
         export_exit(encoder, layer, path)
         models.append(Model(title, path, count_operations(path), peak_memory(path)))
-    return tower, models
+    return models
 
 
 def export_small_tower(name: str, folder: Path, reporter: Reporter) -> Model:
@@ -264,7 +266,7 @@ def _matmul_runs(threads: int) -> dict[str, Callable[[], object]]:
 
 
 def time_in_turn(
-    runs: dict[str, Callable[[], object]], title: str, reporter: Reporter
+    runs: dict[str, Callable[[], object]], title: str, reporter: Reporter, least_rounds: int = LEAST_ROUNDS
 ) -> dict[str, list[float]]:
     """Seconds of every run in every round, each round in another order, as many rounds as time allows."""
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -278,7 +280,7 @@ def time_in_turn(
             times[name].append(perf_counter() - started)
         return sum(elapsed[-1] for elapsed in times.values())
 
-    rounds = max(LEAST_ROUNDS, int(SECONDS / run_round()))
+    rounds = max(least_rounds, int(SECONDS / run_round()))
     with reporter.task(title, rounds, done=1, unit="rounds") as task:
         for _ in range(rounds - 1):
             run_round()
@@ -381,8 +383,9 @@ def main() -> None:
         small = [export_small_tower(name, Path(folder), reporter) for name in SMALL_TOWERS]
         for name in ARCHITECTURES:
             with TemporaryDirectory(dir=folder) as own:
-                tower, models = export_architecture(name, Path(own), reporter)
-                contenders = [*models, *small]
+                encoder = load_encoder(name, RANDOM)
+                models = export_architecture(name, encoder, Path(own), reporter)
+                contenders, tower = [*models, *small], image_tower(encoder)
                 cells = [c for n in THREADS for c in measure(name, tower, contenders, n, reporter)]
                 rows += ratios(name, contenders, cells)
             verdicts.append(verdict(name, models, cells))

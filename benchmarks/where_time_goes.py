@@ -55,14 +55,26 @@ GROUPS = {
 }
 
 
+Kernel = dict[str, Any]  # an event of onnxruntime's profile
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What onnxruntime says of each run of a file, and the clock; in milliseconds."""
+
+    kernels: list[list[Kernel]]  # in the order in which they ran
+    profiled: list[float]  # from call to return, with profiling on
+    bare: list[float]  # the same without profiling
+
+
 @dataclass(frozen=True)
 class Profile:
     """Milliseconds of each run."""
 
     groups: list[Counter[str]]  # kernel time by group
     nodes: Counter[str]  # nodes by group, of one run
-    profiled: list[float]  # from call to return, with profiling on
-    bare: list[float]  # the same without profiling
+    profiled: list[float]  # see Recording
+    bare: list[float]
 
     @property
     def kernels(self) -> list[float]:
@@ -70,15 +82,15 @@ class Profile:
         return [sum(times.values()) for times in self.groups]
 
 
-def profile(files: dict[str, tuple[Path, int]], prefix: Path) -> dict[str, Profile]:
-    """Runs files on one picture in turn, with and without profiling.
+def record(files: dict[str, Path], prefix: Path) -> dict[str, Recording]:
+    """Runs files on one picture and one thread in turn, with and without profiling.
 
     Args:
-        files: of each name, the file and how wide the product is with which its head begins.
+        files: of each name.
         prefix: of the files that onnxruntime writes its profiles to.
     """
-    watched = {name: _open_profiled(path, prefix) for name, (path, _) in files.items()}
-    bare = {name: open_session(path, threads=1) for name, (path, _) in files.items()}
+    watched = {name: _open_profiled(path, prefix) for name, path in files.items()}
+    bare = {name: open_session(path, threads=1) for name, path in files.items()}
     times: dict[str, list[float]] = {name: [] for name in files}
     for _ in range(WARM_UP + RUNS):
         for name in files:
@@ -88,19 +100,27 @@ def profile(files: dict[str, tuple[Path, int]], prefix: Path) -> dict[str, Profi
             bare[name].run(None, picture)
             times[name].append(1000 * (perf_counter() - started))
 
-    profiles = {}
-    for name, (_, head_width) in files.items():
+    recordings = {}
+    for name in files:
         events = json.loads(Path(watched[name].end_profiling()).read_text(encoding="utf-8"))
         runs = [event for event in events if event["name"] == "model_run"][WARM_UP:]
-        kernels = [_kernels(events, run) for run in runs]
-        groups = [_grouped(nodes, head_width) for nodes in kernels]
-        profiles[name] = Profile(
-            groups=[_sum_milliseconds(grouped) for grouped in groups],
-            nodes=Counter(group for group, _ in groups[-1]),
+        recordings[name] = Recording(
+            kernels=[_kernels(events, run) for run in runs],
             profiled=[run["dur"] / 1000 for run in runs],
             bare=times[name][WARM_UP:],
         )
-    return profiles
+    return recordings
+
+
+def profile(recording: Recording, head_width: int) -> Profile:
+    """The runs by group; the head begins with the product that is `head_width` wide."""
+    groups = [_grouped(nodes, head_width) for nodes in recording.kernels]
+    return Profile(
+        groups=[_sum_milliseconds(grouped) for grouped in groups],
+        nodes=Counter(group for group, _ in groups[-1]),
+        profiled=recording.profiled,
+        bare=recording.bare,
+    )
 
 
 def _open_profiled(path: Path, prefix: Path) -> onnxruntime.InferenceSession:
@@ -119,7 +139,7 @@ def _picture(session: onnxruntime.InferenceSession) -> dict[str, np.ndarray]:
     return {value.name: pixels if value.type == "tensor(uint8)" else pixels.astype(np.float32) / 128 - 1}
 
 
-def _kernels(events: Sequence[dict[str, Any]], run: dict[str, Any]) -> list[dict[str, Any]]:
+def _kernels(events: Sequence[Kernel], run: Kernel) -> list[Kernel]:
     """The kernels of one run, in the order in which they ran."""
     end = run["ts"] + run["dur"]
     return [
@@ -129,11 +149,11 @@ def _kernels(events: Sequence[dict[str, Any]], run: dict[str, Any]) -> list[dict
     ]
 
 
-def _grouped(kernels: Sequence[dict[str, Any]], head_width: int) -> list[tuple[str, float]]:
+def _grouped(kernels: Sequence[Kernel], head_width: int) -> list[tuple[str, float]]:
     """Group and milliseconds of each kernel; from the head's first product on, all are the head's."""
     result, in_head = [], False
     for kernel in kernels:
-        group, shape = _group(kernel["args"]), _shapes(kernel["args"], "output")[0]
+        group, shape = _group(kernel["args"]), shapes(kernel["args"], "output")[0]
         in_head = in_head or (group == PRODUCT and shape[-1] == head_width)
         result.append((HEAD if in_head else group, kernel["dur"] / 1000))
     return result
@@ -141,7 +161,7 @@ def _grouped(kernels: Sequence[dict[str, Any]], head_width: int) -> list[tuple[s
 
 def _group(kernel: dict[str, Any]) -> str:
     """The group of an operator; weights do not show among the inputs once they are packed."""
-    operator, inputs = kernel["op_name"], _shapes(kernel, "input")
+    operator, inputs = kernel["op_name"], shapes(kernel, "input")
     group = next((group for group, operators in GROUPS.items() if operator in operators), REST)
     if group == PRODUCT and len(inputs) > 1 and kernel["parameter_size"] == "0":
         return ATTENTION
@@ -150,7 +170,8 @@ def _group(kernel: dict[str, Any]) -> str:
     return group
 
 
-def _shapes(kernel: dict[str, Any], of: str) -> list[list[int]]:
+def shapes(kernel: dict[str, Any], of: str) -> list[list[int]]:
+    """Shapes of the inputs or outputs of a kernel, of which its event's arguments tell."""
     return [shape for typed in kernel[f"{of}_type_shape"] for shape in typed.values()]
 
 
@@ -191,15 +212,17 @@ def main() -> None:
     encoder = load_encoder(ARCHITECTURE, RANDOM)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        files = {"full, plain ONNX": (folder / "plain.onnx", encoder.embedding_width)}
+        files = {"full, plain ONNX": folder / "plain.onnx"}
+        head_widths = {"full, plain ONNX": encoder.embedding_width}
         reporter.say("exporting full, plain ONNX")
         export_plain(image_tower(encoder), encoder.preprocessing.size, folder / "plain.onnx")
         for title, layer in (("full, our ONNX", encoder.blocks), (f"exit {EXIT}", EXIT)):
             reporter.say(f"exporting {title}")
-            files[title] = (folder / f"layer-{layer}.onnx", K)
-            export_exit(encoder, layer, files[title][0])
+            files[title], head_widths[title] = folder / f"layer-{layer}.onnx", K
+            export_exit(encoder, layer, files[title])
         reporter.say(f"profiling {RUNS} runs")
-        profiles = profile(files, folder / "profile")
+        recordings = record(files, folder / "profile")
+    profiles = {title: profile(found, head_widths[title]) for title, found in recordings.items()}
     write_report(
         "where_time_goes",
         f"Where the time of {ARCHITECTURE} goes",

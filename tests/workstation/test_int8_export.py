@@ -240,7 +240,7 @@ class TestGate:
         assert "most of it comes from patch embedding: kept in fp32" in result.stderr
 
     def test_half_of_the_parts_at_most(self, refused, options, small_gate):
-        message = "with patch embedding in fp32 already; give another --layer, a higher limit"
+        message = "with patch embedding in fp32 already; give the --target it is for, another --layer or a higher"
         refused(message, *options, "--max-label-flips", 0, exit_code=4)
 
 
