@@ -10,20 +10,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image
 
 from tgems_edge import load
 from tgems_edge.data import read_labelled
 from tgems_edge.rates import posterior
 from tgems_export import drafts, labelled
-from tgems_export.freeze import DEMO_HEADS
+from tgems_export.freeze import DEMO_HEADS, load_exits
 from tgems_export.head import load_head_card
 from tgems_export.pictures import draw
 
 pytestmark = pytest.mark.slow
 
 NAMES = load_head_card(DEMO_HEADS / "layer-01.safetensors").classes
-DRAWN = {"calibrate": 20, "measure": 20, "gate": 100}  # pictures a class; the gate takes 1000
+DRAWN = {"calibrate": range(20), "measure": range(20, 40), "gate": range(100, 200)}  # a class; a gate is 1000
+THREE = ("cat", "ship", "truck")
+BUDGET = 0.12  # exit 1 takes 0.09 of the full tower's operations, exit 2 takes 0.15
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,20 +56,37 @@ def quick():
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """Folders of drawn pictures in the demo's classes: near ties, some of which INT8 flips."""
-    folders, seed = tmp_path_factory.mktemp("drawn"), 0
-    for purpose, count in DRAWN.items():
-        for name in NAMES:
+    folders = tmp_path_factory.mktemp("drawn")
+    for purpose, numbers in DRAWN.items():
+        for label, name in enumerate(NAMES):
             folder = folders / purpose / name
             folder.mkdir(parents=True)
-            for number in range(count):
-                draw(seed := seed + 1, 32 + number, 40).save(folder / f"{number:03d}.bmp")
+            for number in numbers:
+                draw(1000 * label + number, 32 + number, 40).save(folder / f"{number:03d}.bmp")
+    return folders
+
+
+@pytest.fixture(scope="module")
+def easy_and_hard(tmp_path_factory):
+    """Folders of drawn pictures whose class is what exit 2 says, so that it is right; and a file of names."""
+    folders = tmp_path_factory.mktemp("easy-and-hard")
+    (folders / "names.txt").write_text("\n".join(THREE))
+    (exit_,) = load_exits([2], None, None, None, THREE)
+    for purpose, first in (("calibrate", 0), ("measure", 200)):
+        pictures = [draw(seed, 32 + seed % 200, 40) for seed in range(first, first + 200)]
+        images = torch.stack([exit_.encoder.reference_transform(picture) for picture in pictures])
+        rates = exit_.head.rates(exit_.encoder.exit_activation(images, 2, exit_.card.pool), exit_.text)
+        for number, (picture, label) in enumerate(zip(pictures, rates.argmin(1).tolist(), strict=True)):
+            folder = folders / purpose / THREE[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{number:03d}.bmp")
     return folders
 
 
 @pytest.fixture
 def small_gate(monkeypatch):
     """One that takes fewer pictures."""
-    monkeypatch.setattr(labelled, "GATE_PICTURES", 10 * DRAWN["measure"])
+    monkeypatch.setattr(labelled, "GATE_PICTURES", 200)
 
 
 @pytest.fixture(scope="module")
@@ -240,18 +260,21 @@ class TestGate:
         assert "most of it comes from patch embedding: kept in fp32" in result.stderr
 
     def test_half_of_the_parts_at_most(self, refused, options, small_gate):
-        message = "with patch embedding in fp32 already; give the --target it is for, another --layer or a higher"
+        message = (
+            "with patch embedding in fp32 already; give the --target it is for, another --layer or a higher"
+        )
         refused(message, *options, "--max-label-flips", 0, exit_code=4)
 
 
 @pytest.fixture(scope="module")
-def files(command, drawn, tmp_path_factory):
+def files(command, easy_and_hard, tmp_path_factory):
     """files(*options): a dynamic file of the exits 1 and 2."""
 
     def files(*options):
         path = tmp_path_factory.mktemp("dynamic") / "model.onnx"
-        pictures = ("--calibration", drawn / "calibrate")
-        result = command("export", "--dynamic", "--exits", "1,2", *pictures, "--output", path, *options)
+        given = ("--classes", easy_and_hard / "names.txt", "--calibration", easy_and_hard / "calibrate")
+        dynamic = ("--dynamic", "--exits", "1,2", "--budget", BUDGET)
+        result = command("export", *dynamic, *given, "--output", path, *options)
         assert result.exit_code == 0, result.stderr
         assert "   exits     " in result.stdout and "; a mean one takes " in result.stdout
         return path
@@ -269,26 +292,28 @@ def both(request, files):
 
 
 class TestDynamic:
-    """Drawn pictures have no true class, so gates cannot tell who is right, and both exits get some."""
-
     def test_the_card_says_how_it_decides(self, both):
         for path in both.values():
             card = load(path).card
             assert card.exit_layers == (1, 2) and (card.layer, card.pool) == (2, card.dynamic.exits[-1].pool)
-            assert card.dynamic.budget == 0.6 and 0 < card.dynamic.operations < 0.6
+            assert 0.1 < card.dynamic.operations <= card.dynamic.budget == BUDGET
             assert card.dynamic.dropped == {} and card.calibration.images == 200
             assert (card.precision == "int8") == (card.quantisation is not None)
-            assert card.description.startswith("10 classes, exits 1, 2 of demo")
+            assert card.description.startswith("3 classes, exits 1, 2 of demo")
 
     def test_branches_are_there_unless_they_are_not_wanted(self, both):
         assert operators(both["nested"])["If"] == 1
         assert operators(both["flat"])["If"] == 0
 
-    def test_each_picture_has_its_exit_and_both_forms_agree(self, command, both, drawn):
-        answers = {form: classify(command, path, drawn / "measure" / NAMES[0]) for form, path in both.items()}
+    def test_each_picture_has_its_exit_and_both_forms_agree(self, command, both, easy_and_hard):
+        answers = {form: classify(command, path, easy_and_hard / "measure") for form, path in both.items()}
         for found in answers.values():
-            assert set(Counter(answer["exit_layer"] for answer in found)) <= {1, 2}
-            assert all(0 < answer["probability"] < 1 and answer["set"] for answer in found)
+            taken = Counter(answer["exit_layer"] for answer in found)
+            assert taken.keys() == {1, 2} and min(taken.values()) >= 20
+            assert right(found) > 0.7
+            late = [answer for answer in found if answer["exit_layer"] == 2]
+            assert right(late) > 0.95
+            assert all(0 < answer["probability"] <= 1 for answer in found)
         # One of them resizes by itself, a grey level off now and then.
         same = [
             (one["label"], one["exit_layer"]) == (two["label"], two["exit_layer"])
@@ -296,22 +321,20 @@ class TestDynamic:
         ]
         assert np.mean(same) > 0.9
 
-    def test_evaluating_counts_the_exits(self, command, both, drawn):
+    def test_evaluating_counts_the_exits(self, command, both, easy_and_hard):
         for path in both.values():
-            result = command("evaluate", drawn / "measure", "--model", path, "--json", "-q")
-            found = made(result)
-            assert found["images"] == 200
+            found = made(command("evaluate", easy_and_hard / "measure", "--model", path, "--json", "-q"))
             assert [exit_["layer"] for exit_ in found["exits"]] == [1, 2]
-            assert min(exit_["images"] for exit_ in found["exits"]) > 0
-            assert sum(exit_["images"] for exit_ in found["exits"]) == 200
-            last = load(path).card.dynamic.exits[-1].operations
-            assert 0 < found["operations"] < last
-            refused = command("evaluate", drawn / "calibrate", "--model", path)
-            assert refused.exit_code == 2 and "calibrated" in refused.stderr
+            assert sum(exit_["images"] for exit_ in found["exits"]) == found["images"] == 200
+            assert min(exit_["images"] for exit_ in found["exits"]) >= 20
+            first, last = (exit_.operations for exit_ in load(path).card.dynamic.exits)
+            assert first < found["operations"] < last
+            calibrated = command("evaluate", easy_and_hard / "calibrate", "--model", path)
+            assert calibrated.exit_code == 2 and "calibrated" in calibrated.stderr
 
-    def test_the_gate_compares_what_the_exits_decide_together(self, files, drawn, small_gate):
+    def test_the_gate_compares_what_the_exits_decide_together(self, files, easy_and_hard, small_gate):
         limits = ("--max-label-flips", 40, "--max-accuracy-drop", 10, "--mixed", "none")
-        path = files("--precision", "int8-dynamic", "--data", drawn / "measure", *limits)
+        path = files("--precision", "int8-dynamic", "--data", easy_and_hard / "measure", *limits)
         card = load(path).card
         assert card.quantisation.scheme == "dynamic" and card.quantisation.gate.images == 200
         assert 0 < card.quantisation.gate.label_flips <= 40
@@ -351,7 +374,7 @@ class TestRefused:
         options = ("--layer", 1, "--precision", "int8", "--calibration", grey)
         refused("0 pictures that differ and are not of one colour", *options)
 
-    @pytest.mark.parametrize("precision", ["fp32", "int8", "int8-dynamic"])
+    @pytest.mark.parametrize("precision", ["fp32", "int8"])
     @pytest.mark.parametrize("exits", [["--layer", 1], ["--dynamic", "--exits", "1,2"]], ids=["one", "two"])
     def test_pictures_none_of_which_can_be_read(self, command, tmp_path, output, exits, precision):
         for name in NAMES:
