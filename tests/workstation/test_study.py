@@ -220,7 +220,7 @@ class TestCosts:
         full, exit_5 = count_full(encoder), count_exit(encoder, 5, 128, torch.randn(10, 512))
         assert full.parameters == 87_849_216
         assert full.parameters - exit_5.parameters == 49_714_304
-        assert full.operations / exit_5.operations == pytest.approx(2.82, abs=0.02)
+        assert full.operations / exit_5.operations == pytest.approx(2.80, abs=0.02)
 
     def test_a_later_exit_costs_more(self, encoder, material):
         full = count_full(encoder)

@@ -130,7 +130,7 @@ def _take_pixels_as_they_are(model: onnx.ModelProto) -> None:
 
 def _quantise_dynamic(model: onnx.ModelProto, nodes: Sequence[str], integers: _Integers) -> onnx.ModelProto:
     """onnxruntime quantises MatMul alone at run time, and activations to u8."""
-    graph = _gemms_as_matmuls(model, nodes)
+    graph = _gemms_as_matmuls(model)
     quantiser = ONNXQuantizer(
         graph,
         True,  # a scale for each output
@@ -155,13 +155,17 @@ def _run(quantiser: ONNXQuantizer | QDQQuantizer) -> onnx.ModelProto:
     return quantised
 
 
-def _gemms_as_matmuls(model: onnx.ModelProto, nodes: Sequence[str]) -> onnx.ModelProto:
-    """A copy with some Gemms as MatMul and Add."""
+def _gemms_as_matmuls(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with each Gemm as MatMul and Add.
+
+    All of them, since the quantiser would do the same to the others and, from onnxruntime 1.32, rename their
+    weights, which are known by name.
+    """
     graph = copy.deepcopy(model)
     weights = {tensor.name: tensor for tensor in graph.graph.initializer}
     rewritten = []
     for node in graph.graph.node:
-        if node.name not in nodes:
+        if node.op_type != "Gemm":
             rewritten.append(node)
             continue
         weight = weights[node.input[1]]
