@@ -30,9 +30,13 @@ def fill(text: str) -> str:
 
 
 def _body(report: Path) -> str:
-    """A report without its title and its machine."""
-    parts = report.read_text(encoding="utf-8").strip().split("\n\n")
-    return "\n" + "\n\n".join(parts[1:-1]) + "\n\n"
+    """A report without its title and its machine, up to its first table; then where the others are."""
+    _, *parts, _ = report.read_text(encoding="utf-8").strip().split("\n\n")
+    first_table = next(place for place, part in enumerate(parts) if part.startswith("|"))
+    shown, behind = parts[: first_table + 1], parts[first_table + 1 :]
+    if behind:
+        shown.append(f"Behind these figures: [{report.stem}]({report.relative_to(ROOT)}).")
+    return "\n" + "\n\n".join(shown) + "\n\n"
 
 
 def _part(study: Path, title: str) -> str:
