@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import typer
@@ -53,7 +54,10 @@ class _LazyCommands(OneLineErrors):
     """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*_workstation_commands(), *DEVICE_COMMANDS]
+        # An image for a device may leave the workstation's package out.
+        attached = _workstation_commands().items()
+        installed = [name for name, module in attached if find_spec(module.partition(".")[0])]
+        return [*installed, *DEVICE_COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         module = DEVICE_COMMANDS.get(cmd_name) or _workstation_commands().get(cmd_name)
