@@ -6,16 +6,27 @@ import sys
 import pytest
 
 BLOCKED = ["torch", "torchvision", "open_clip", "onnx", "onnxsim", "onnxscript", "rich", "safetensors"]
-RUN = f"""
+RUN = """
 import sys
-sys.modules.update(dict.fromkeys({BLOCKED}))  # None there makes an import fail
+sys.modules.update(dict.fromkeys({blocked}))  # None there makes an import fail
 from tgems_edge.cli import main
 main(sys.argv[1:])
 """
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True)
+def run(*arguments, blocked=BLOCKED):
+    command = [sys.executable, "-c", RUN.format(blocked=blocked), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_commands_show_only_where_their_package_is():
+    result = run("--help", blocked=["tgems_export"])
+    assert result.returncode == 0
+    commands = [line.split()[0] for line in result.stdout.split("Commands:\n")[1].splitlines()]
+    assert "classify" in commands and "train" not in commands
+    result = run("train", "pictures", blocked=["tgems_export"])
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: this command needs tgems_export")
 
 
 def test_help_shows_the_commands_of_the_workstation():

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import typer
@@ -22,7 +23,12 @@ from tgems_edge.errors import MissingDependency, TgemsError
 
 __all__ = ["OneLineErrors", "app", "main", "report_error"]
 
-DEVICE_COMMANDS = {"classify": "tgems_edge.cli.classify", "evaluate": "tgems_edge.cli.evaluate"}
+DEVICE_COMMANDS = {
+    "classify": "tgems_edge.cli.classify",
+    "evaluate": "tgems_edge.cli.evaluate",
+    "inspect": "tgems_edge.cli.inspect",
+    "verify": "tgems_edge.cli.verify",
+}
 ENTRY_POINTS = "tgems_edge.commands"
 
 BAD_INPUT = 2
@@ -53,7 +59,10 @@ class _LazyCommands(OneLineErrors):
     """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*_workstation_commands(), *DEVICE_COMMANDS]
+        # An image for a device may leave the workstation's package out.
+        attached = _workstation_commands().items()
+        installed = [name for name, module in attached if find_spec(module.partition(".")[0])]
+        return [*installed, *DEVICE_COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         module = DEVICE_COMMANDS.get(cmd_name) or _workstation_commands().get(cmd_name)
@@ -110,7 +119,8 @@ def _root(
 ) -> None:
     """One small ONNX file from a CLIP and a list of class names.
 
-    Workstation: train, export, study. Device: classify, evaluate. Each explains itself with --help.
+    Workstation: train, export, study. Device: classify, evaluate, inspect, verify. Each explains itself
+    with --help.
 
     Exit codes: 0 done, 1 finding (such as a picture that could not be read), 2 bad input or usage,
     3 parity failed, 4 accuracy gate failed.

@@ -1,0 +1,220 @@
+"""Builds and runs images without a Docker engine: debootstrap makes the base, chroot enters it.
+
+Needs Debian or a relative of it, root rights, debootstrap and a network; for another architecture also
+qemu-user-static and binfmt-support. Images lie in build/roots, their bases beside them for the next time.
+Mounts live in a namespace of their own and end with the command. Plain Debian stands in for a base that is
+not made of it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from dockerfile import Instruction, read_dockerfile
+
+__all__ = ["Image", "build", "obstacle"]
+
+CONTEXT = Path(__file__).parent.parent
+ROOTS = CONTEXT / "build" / "roots"
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's names, and everybody else's
+HANDLERS = Path("/proc/sys/fs/binfmt_misc")
+PYTHON_IMAGE = re.compile(r"python:(3\.\d+)-slim-(\w+)")
+PYTHON_PACKAGES = ("python3", "python3-pip", "python3-venv", "ca-certificates")
+STAND_IN = "bookworm"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NETWORK = ("http_proxy", "https_proxy", "no_proxy", "PIP_CERT")  # an engine passes on the first three as well
+
+
+@dataclass(frozen=True)
+class Image:
+    """A root file system, and what Docker keeps beside it."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=lambda: {"PATH": PATH})
+    user: str = "root"
+    folder: str = "/"
+    health: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+
+    def run(self, arguments: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+        """The entry point with these arguments, else with the usual ones; options as for `enter`."""
+        return self.enter([*self.entrypoint, *(arguments or self.command)], **options)
+
+    def enter(
+        self,
+        command: Sequence[str],
+        *,
+        env: dict[str, str] | None = None,
+        volumes: Sequence[tuple[Path, str]] = (),
+        stdout: int | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command as the image's user, in its folder and with its variables.
+
+        Args:
+            command: the program, found on the image's PATH, and its arguments.
+            env: more variables.
+            volumes: folders of this machine and where the image sees them.
+            stdout: as for `subprocess.run`.
+        """
+        # Not /sys: with this machine's topology in sight, onnxruntime for arm64 dies under emulation.
+        steps = [["mount", "-t", "proc", "proc", self.inside("/proc")]]
+        for source, target in volumes:
+            self.inside(target).mkdir(parents=True, exist_ok=True)
+            steps.append(["mount", "--bind", source.resolve(), self.inside(target)])
+        home = "/root" if self.user == "root" else f"/home/{self.user}"
+        variables = {"HOME": home, **self.env, **(env or {})}
+        settings = [f"{name}={value}" for name, value in variables.items()]
+        prepared = ["env", "-i", f"--chdir={self.folder}", *settings, *command]
+        steps.append(["exec", "chroot", f"--userspec={self.user}", self.root, *prepared])
+        script = " && ".join(shlex.join(map(str, step)) for step in steps)
+        return subprocess.run(["unshare", "--mount", "sh", "-c", script], stdout=stdout, text=True)
+
+    def inside(self, path: str) -> Path:
+        """Where an absolute path of the image lies on this machine."""
+        return self.root / path.lstrip("/")
+
+
+def obstacle(arch: str) -> str | None:
+    """Why images for this architecture cannot be built here; None if they can.
+
+    Asks the kernel to run the architecture's programs with qemu, where it does not yet.
+    """
+    if os.geteuid():
+        return "only root may make and enter a root file system"
+    missing = [tool for tool in ("debootstrap", "unshare", "chroot") if not shutil.which(tool)]
+    if missing:
+        return f"{missing[0]} is not installed; on Debian: apt-get install debootstrap"
+    machine = ARCHITECTURES[arch]
+    handler = HANDLERS / f"qemu-{machine}"
+    if machine == platform.machine() or handler.exists():
+        return None
+    if shutil.which("update-binfmts"):
+        if not (HANDLERS / "register").exists():
+            subprocess.run(["mount", "-t", "binfmt_misc", "none", HANDLERS])
+        subprocess.run(["update-binfmts", "--enable", handler.name])
+    if handler.exists():
+        return None
+    return (
+        f"nothing here runs programs for {arch}; on Debian: apt-get install qemu-user-static binfmt-support"
+    )
+
+
+def build(
+    dockerfile: Path, arch: str, *, roots: Path = ROOTS, arguments: dict[str, str] | None = None
+) -> Image:
+    """Carries out a Dockerfile and returns the image of its last stage.
+
+    Args:
+        dockerfile: FOLDER/NAME.Dockerfile, for the image NAME-ARCH.
+        arch: amd64 or arm64.
+        roots: where images and bases lie; an image of the same name is replaced.
+        arguments: values for ARG. A file to COPY may be named by an absolute path.
+
+    Raises:
+        subprocess.CalledProcessError: a step failed.
+        ValueError: an instruction that is not known here, or a base with another Python than its name says.
+    """
+    name = f"{dockerfile.stem}-{arch}"
+    roots.mkdir(parents=True, exist_ok=True)
+    stages: dict[str, Image] = {}
+    for instruction in read_dockerfile(dockerfile):
+        if instruction.name == "FROM":
+            base, *alias = instruction.words
+            parent = stages.get(base) or Image(_base_root(base, arch, roots))
+            stage = alias[-1] if alias else ""
+            image = replace(
+                parent, root=_copy_root(parent.root, roots / "-".join(filter(None, (name, stage))))
+            )
+            variables: dict[str, str] = {}  # an ARG ends with its stage
+        elif instruction.name == "ARG":
+            key, _, default = instruction.text.partition("=")
+            variables[key] = (arguments or {}).get(key, default)
+        elif instruction.name == "COPY":
+            text = Template(instruction.text).safe_substitute(image.env | variables)
+            source = stages[instruction.flags["from"]].root if "from" in instruction.flags else CONTEXT
+            _copy(shlex.split(text), source, image)
+        elif instruction.name == "RUN":
+            network = {key: os.environ[key] for key in NETWORK if key in os.environ}
+            given = {key: value for key, value in variables.items() if value}
+            image.enter(["sh", "-c", instruction.text], env=network | given).check_returncode()
+        else:
+            image = _set(image, instruction)
+        stages[stage] = image
+    for stage, left in stages.items():
+        if stage:
+            shutil.rmtree(left.root)
+    return image
+
+
+def _set(image: Image, instruction: Instruction) -> Image:
+    """The image with what an instruction says about it."""
+    if instruction.name == "ENV":
+        pairs = [pair.split("=", 1) for pair in instruction.words]
+        return replace(
+            image,
+            env=image.env | {key: Template(value).safe_substitute(image.env) for key, value in pairs},
+        )
+    if instruction.name == "WORKDIR":
+        image.inside(instruction.text).mkdir(parents=True, exist_ok=True)
+        return replace(image, folder=instruction.text)
+    if instruction.name == "USER":
+        return replace(image, user=instruction.text)
+    kept = {"HEALTHCHECK": "health", "ENTRYPOINT": "entrypoint", "CMD": "command"}
+    return replace(image, **{kept[instruction.name]: tuple(instruction.command)})
+
+
+def _copy(words: Sequence[str], origin: Path, image: Image) -> None:
+    """COPY: files into a folder, or what is in a folder."""
+    *sources, target = words
+    ignored = shutil.ignore_patterns("__pycache__") if origin == CONTEXT else None
+    for source in sources:
+        path = origin / source if origin == CONTEXT else origin / source.lstrip("/")
+        if path.is_dir():
+            shutil.copytree(path, image.inside(target), symlinks=True, ignore=ignored, dirs_exist_ok=True)
+        else:
+            image.inside(target).mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, image.inside(target))
+
+
+def _base_root(base: str, arch: str, roots: Path) -> Path:
+    """A root like that of an image of Docker's; made once."""
+    root = roots / f"{re.sub(r'[^a-z0-9.]+', '-', base)}-{arch}"
+    if root.exists():
+        return root
+    python = PYTHON_IMAGE.fullmatch(base)
+    suite, packages = (python[2], PYTHON_PACKAGES) if python else (STAND_IN, ("ca-certificates",))
+    unfinished = root.with_name(f"{root.name}.unfinished")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    options = [f"--arch={arch}", "--variant=minbase", f"--include={','.join(packages)}"]
+    command = ["unshare", "--mount", "debootstrap", *options, suite, unfinished]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    image = Image(unfinished)
+    if CERTIFICATES.exists():  # of the network's proxy, if there is one
+        shutil.copy2(CERTIFICATES, image.inside(str(CERTIFICATES)))
+    if python:
+        version = image.enter(["python3", "--version"], stdout=subprocess.PIPE).stdout.split()[1]
+        if not version.startswith(f"{python[1]}."):
+            raise ValueError(f"{base} has Python {python[1]}, but {suite} has {version}")
+    return unfinished.rename(root)
+
+
+def _copy_root(source: Path, target: Path) -> Path:
+    """A root with its devices and owners; `target` is replaced."""
+    if target.exists():
+        shutil.rmtree(target)
+    subprocess.run(["cp", "--archive", source, target], check=True)
+    return target
