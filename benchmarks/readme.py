@@ -1,4 +1,4 @@
-"""Copies what commands printed into the README and the demo's card, so that nobody types a number.
+"""Copies what commands printed into README, guides and the demo's card, so that nobody types a number.
 
     python benchmarks/readme.py
 
@@ -16,7 +16,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "export" / "tgems_export" / "demo" / "README.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "export" / "tgems_export" / "demo" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+)
 REPORT = re.compile(r"(<!-- (benchmarks/results/\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
 STUDY = re.compile(r"(<!-- (benchmarks/studies/[\w-]+/study\.md): ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TRANSCRIPT = re.compile(r"(<!-- run -->\n```console\n\$ tgems-edge ([^\n]*)\n).*?(```)", re.DOTALL)

@@ -41,7 +41,7 @@ class NewerSchema(ValueError):
     """A record of a schema that this version does not know yet."""
 
 
-def from_json(kind: type[T], text: str, *, schema: int) -> T:
+def from_json(kind: type[T], text: str, *, schema: int, key: str = "schema") -> T:
     """JSON as an instance of the dataclass `kind`.
 
     Fields it does not know are ignored, and one that may be null may be missing, as may one that says what
@@ -50,9 +50,10 @@ def from_json(kind: type[T], text: str, *, schema: int) -> T:
     Supported annotations: str, int, float, bool, `X | None`, Literal, tuple, dict[str, X], dataclasses.
 
     Args:
-        kind: a dataclass with a field `schema`.
+        kind: a dataclass with the field `key`.
         text: the JSON.
         schema: the newest schema version this program knows.
+        key: the field that holds the version it was written in.
 
     Raises:
         NewerSchema: the record was written in a later one.
@@ -63,9 +64,9 @@ def from_json(kind: type[T], text: str, *, schema: int) -> T:
     except (ValueError, RecursionError):
         raise ValueError("it is not valid JSON") from None
     _require_object(data, "")
-    if "schema" not in data:
-        raise ValueError("it lacks schema")
-    written = _read(int, data["schema"], "schema")
+    if key not in data:
+        raise ValueError(f"it lacks {key}")
+    written = _read(int, data[key], key)
     if written > schema:
         raise NewerSchema(
             f"written by a newer tgems-edge (schema {written}, this one reads {schema}); "
