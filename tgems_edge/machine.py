@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Conditions", "Machine", "describe", "observe", "physical_cores"]
+__all__ = ["Conditions", "Machine", "describe", "observe", "own_peak_memory", "physical_cores"]
 
 HERE = Path("/")
 CPUS = "sys/devices/system/cpu"
@@ -43,6 +43,9 @@ ARM_PARTS = {
 
 # Bits of a Raspberry Pi's `get_throttled`; 16 bits further: since boot.
 THROTTLED_BITS = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
+
+# A Jetson Orin counts events; the third counter, for brief peaks, runs under any load.
+JETSON_COUNTS = (("under-voltage", "hwmon*/oc1_event_cnt"), ("over-current", "hwmon*/oc2_event_cnt"))
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def describe(root: Path = HERE) -> Machine:
     """What this machine is, or the one whose files lie below `root`."""
     architecture = _architecture(root)
     cpuinfo = _cpuinfo(root)
-    memory = _meminfo(root)
+    memory = _sizes(root / "proc/meminfo")
     return Machine(
         board=_read(root / "proc/device-tree/model") or _read(root / "sys/class/dmi/id/product_name"),
         system=_system(root),
@@ -93,7 +96,7 @@ def describe(root: Path = HERE) -> Machine:
 
 def observe(root: Path = HERE) -> Conditions:
     """How this machine is doing, or the one whose files lie below `root`."""
-    available = _meminfo(root).get("MemAvailable", 0)
+    available = _sizes(root / "proc/meminfo").get("MemAvailable", 0)
     return Conditions(
         governor=_read(root / CPUS / "cpu0/cpufreq/scaling_governor"),
         power_mode=_power_mode(root),
@@ -115,10 +118,16 @@ def physical_cores(root: Path = HERE) -> int:
     cores = 0
     while remaining:
         cpu = remaining.pop()
-        siblings = _read(root / CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
-        remaining -= _parse_list(siblings)
+        siblings = _read(root / CPUS / f"cpu{cpu}/topology/thread_siblings_list")
+        remaining -= _parse_list(siblings or "")
         cores += 1
     return _within_quota(root, cores)
+
+
+def own_peak_memory() -> int | None:
+    """Bytes of resident memory that this process had at most."""
+    sizes = _sizes(HERE / "proc/self/status")
+    return sizes.get("VmHWM")
 
 
 def _read(path: Path) -> str | None:
@@ -263,13 +272,13 @@ def _control_groups(root: Path, controller: str) -> Iterator[Path]:
             yield top
 
 
-def _meminfo(root: Path) -> dict[str, int]:
-    """Bytes, from lines such as "MemTotal: 8245776 kB"; elsewhere than on Linux what little there is."""
+def _sizes(path: Path) -> dict[str, int]:
+    """Bytes, from lines such as "MemTotal: 8245776 kB"."""
     sizes = {}
-    for name, value in _fields(_read(root / "proc/meminfo")):
-        number = value.split()[0] if value else ""
-        if number.isdecimal():
-            sizes[name] = int(number) * 1024
+    for name, value in _fields(_read(path)):
+        number = _parse_number(value.removesuffix(" kB"))
+        if number is not None and value.endswith(" kB"):
+            sizes[name] = number * 1024
     return sizes
 
 
@@ -298,9 +307,9 @@ def _throttled(root: Path) -> tuple[str, ...] | None:
     said = next(filter(None, map(_read, files)), None) or _ask(root / "usr/bin/vcgencmd", "get_throttled")
     if said is not None:
         return _parse_throttled(said)
-    counts = list(_numbers((root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt")))
-    if counts:
-        return ("over-current since boot",) if any(counts) else ()
+    counts = {cause: list(_numbers((root / "sys/class/hwmon").glob(name))) for cause, name in JETSON_COUNTS}
+    if any(counts.values()):
+        return tuple(f"{cause} since boot" for cause, numbers in counts.items() if any(numbers))
     return None
 
 
@@ -322,12 +331,12 @@ def _power_mode(root: Path) -> str | None:
 
 
 def _ask(tool: Path, *arguments: str) -> str | None:
-    """What a tool prints; None where it is not there, fails or does not come to an end."""
+    """What a tool prints; None where it is not there, says nothing or does not come to an end."""
     import subprocess
 
     try:
         done = subprocess.run(
-            [str(tool), *arguments], capture_output=True, text=True, timeout=SECONDS_FOR_A_TOOL, check=True
+            [str(tool), *arguments], capture_output=True, text=True, timeout=SECONDS_FOR_A_TOOL
         )
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
