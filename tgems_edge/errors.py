@@ -8,7 +8,7 @@ TgemsError                      something the user can act on
 │   ├── EncoderError        2   a CLIP cannot be loaded or sliced
 │   ├── HeadError           2   a head file is broken or belongs to another encoder
 │   └── MissingDependency   2   a package is not installed
-├── ParityError             3   the exported graph does not compute what PyTorch computes
+├── ParityError             3   a model does not compute what PyTorch does, or what it did where it was made
 └── AccuracyError           4   a model is less accurate than was asked for
 
 Each message says in one line what was wrong and what to do.
@@ -67,7 +67,7 @@ class MissingDependency(InputError):
 
 
 class ParityError(TgemsError):
-    """The exported graph does not compute what PyTorch computes; nothing was written."""
+    """A graph does not compute what PyTorch computes, or a file what it computed where it was made."""
 
     exit_code = 3
 

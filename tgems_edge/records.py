@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
 import typing
 from typing import Any, Literal, TypeVar
 
-__all__ = ["NewerSchema", "from_json", "to_json"]
+__all__ = ["NewerSchema", "from_json", "meant_by_missing", "to_json"]
 
 T = TypeVar("T")
+
+_MEANT = "meant by missing"
+_kinds = functools.cache(typing.get_type_hints)  # of a dataclass's fields; it compiles them each time
+
+
+def meant_by_missing(value: Any) -> Any:
+    """A field that the first records of its schema did not have yet, and what they meant."""
+    return dataclasses.field(metadata={_MEANT: value})
 
 
 def to_json(record: Any) -> str:
@@ -35,8 +44,8 @@ class NewerSchema(ValueError):
 def from_json(kind: type[T], text: str, *, schema: int) -> T:
     """JSON as an instance of the dataclass `kind`.
 
-    Fields it does not know are ignored, and one that may be null may be missing: so that files of earlier
-    and later versions are read as long as nothing changed its meaning.
+    Fields it does not know are ignored, and one that may be null may be missing, as may one that says what
+    that means: so that files of earlier and later versions are read as long as nothing changed its meaning.
 
     Supported annotations: str, int, float, bool, `X | None`, Literal, tuple, dict[str, X], dataclasses.
 
@@ -91,11 +100,14 @@ def _read(kind: type[T], value: Any, where: str) -> T:
         result = {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     elif dataclasses.is_dataclass(kind):
         _require_object(value, where)
-        hints = typing.get_type_hints(kind)
+        hints = _kinds(kind)
         names = [field.name for field in dataclasses.fields(kind)]
-        if missing := [name for name in names if name not in value and not _may_be_null(hints[name])]:
+        given = {name: None for name in names if _may_be_null(hints[name])}
+        given |= {f.name: f.metadata[_MEANT] for f in dataclasses.fields(kind) if _MEANT in f.metadata}
+        given |= value
+        if missing := [name for name in names if name not in given]:
             raise ValueError(f"it lacks {f'{where}.{missing[0]}'.lstrip('.')}")
-        result = kind(**{name: _read(hints[name], value.get(name), f"{where}.{name}") for name in names})
+        result = kind(**{name: _read(hints[name], given[name], f"{where}.{name}") for name in names})
     elif kind is float and type(value) in (int, float):
         result = _finite(value, where)
     elif type(value) is not kind:

@@ -10,9 +10,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tgems_edge.card import METADATA_KEY, Card
+from tgems_edge.card import Card
 from tgems_edge.errors import InputError, MissingDependency, ModelFileError
 from tgems_edge.machine import physical_cores
+from tgems_edge.onnx_file import check_file
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -41,7 +42,7 @@ def open_session(
         MissingDependency: no onnxruntime is installed.
     """
     if isinstance(model, Path):
-        _check_file(model)
+        check_file(model)
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -89,13 +90,7 @@ def read_card(session: onnxruntime.InferenceSession, name: str) -> Card:
     Raises:
         ModelFileError: an ONNX file without a card, or with one that cannot be used.
     """
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise ModelFileError(f"{name}: an ONNX file, but not one that `tgems-edge export` made (no card)")
-    try:
-        card = Card.from_json(text)
-    except ModelFileError as error:
-        raise ModelFileError(f"{name}: {error}") from None
+    card = Card.from_metadata(session.get_modelmeta().custom_metadata_map, name)
     classes: list[int | str] = [len(card.classes)]
     implied = dict(zip(OUTPUTS, (classes, classes, [], []), strict=True))
     implied[card.input] = [*card.preprocessing.size, 3] if card.input == INPUT else ["W", 3]
@@ -105,15 +100,6 @@ def read_card(session: onnxruntime.InferenceSession, name: str) -> Card:
             f"{name}: its inputs and outputs are not those its card implies; export it again"
         )
     return card
-
-
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise ModelFileError(f"{path}: no such model file; make one with `tgems-edge export --layer 5`")
-    if path.is_dir():
-        raise ModelFileError(f"{path}: a folder, not a model file")
-    if not os.access(path, os.R_OK):
-        raise ModelFileError(f"{path}: may not be read; check its permissions")
 
 
 def _check_threads(asked: int | None) -> int:

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tgems_edge.card import CalibrationData, Card, noise_pixels, seal, sealed_digest
+from tgems_edge.card import CalibrationData, Card, is_sealed, noise_pixels, seal
 from tgems_edge.data import refuse_shared
 from tgems_edge.errors import DataError, HeadError, InputError, ParityError
 from tgems_edge.model import Classifier
 from tgems_edge.progress import Reporter
 from tgems_edge.rates import posterior
 from tgems_edge.session import IMAGE, open_session
+from tgems_edge.verification import check_samples
 from tgems_export.calibration import calibrate_posterior, fit_temperature
 from tgems_export.drafts import DRAWN_PICTURES, Draft, Exit, Form, draft
 from tgems_export.encoder import Encoder, load_encoder
@@ -38,7 +39,6 @@ from tgems_export.graph import IR_VERSION, set_temperature
 from tgems_export.head import HeadKind, head_file, load_head, load_head_card, load_trained_pictures
 from tgems_export.labelled import Given, read_given
 from tgems_export.loading import DEMO
-from tgems_export.parity import check_rates
 from tgems_export.pictures import draw_many
 from tgems_export.prompts import class_embeddings, encode_prompts
 from tgems_export.provenance import versions
@@ -290,14 +290,19 @@ def _check_sealed(sealed: bytes) -> Card:
     """The card as the device will read it, once the digest holds and the file answers its own samples."""
     classifier = Classifier(sealed)
     card = classifier.card
-    if sealed_digest(sealed, card) != card.file_sha256:
+    if not is_sealed(sealed):
         raise ParityError("the file does not match its own digest; nothing was written, please report this")
+    for check in check_samples(classifier):
+        if check.stage:
+            raise ParityError(
+                f"the file does not answer its own samples ({check.stage} differs); nothing was written, "
+                "please report this"
+            )
     for sample in card.samples:
         if sample.kind == "noise":
             rates, stated, layers = classifier.run(
                 noise_pixels(sample.content, card.preprocessing.size)[None]
             )
-            check_rates(rates, np.array([sample.rates]), "of the card")
             k, temperature = _k_and_temperature(card, int(layers[0]))
             if not np.allclose(stated, posterior(rates, k, temperature), atol=1e-4):
                 raise ParityError("its probabilities are not those of its temperature; nothing was written")

@@ -20,6 +20,7 @@ from tgems_edge.card import Parity
 from tgems_edge.errors import ParityError
 from tgems_edge.images import to_pixels
 from tgems_edge.session import INPUT
+from tgems_edge.verification import relative_difference
 from tgems_export.encoder import Encoder
 from tgems_export.graph import Precision
 from tgems_export.head import ExitHead
@@ -79,7 +80,7 @@ def check_rates(
         ParityError: otherwise, and for anything that is not a number.
     """
     difference = np.abs(ours - reference)
-    excess = difference / np.maximum(1, np.abs(reference))
+    excess = relative_difference(ours, reference)
     if not np.all(excess <= tolerance):
         worst = int(np.nan_to_num(excess, nan=np.inf).max(1).argmax())
         raise ParityError(

@@ -1,0 +1,242 @@
+"""`tgems-edge inspect`: what is in a model file."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tgems_edge.card import METADATA_KEY, Card, Dynamic, Quantisation, is_sealed
+from tgems_edge.cli import report_error
+from tgems_edge.cli.model_file import Json
+from tgems_edge.cli.tables import aligned
+from tgems_edge.images import Preprocessing, resampling
+from tgems_edge.model import default_model
+from tgems_edge.onnx_file import Header, read_header
+from tgems_edge.session import INPUT
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+FINDING = 1
+WIDTH = 80  # of a terminal
+MOST_CLASSES = 20  # that are named
+TOKENS = {"cls": "class token", "mean": "mean of the patch tokens"}
+HEADS = {None: "T-GEM", "tgem": "T-GEM", "ssa": "SSA head"}
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What was found in a file."""
+
+    path: Path
+    size: int  # bytes
+    header: Header
+    card: Card | None
+    digest_holds: bool | None  # None without a card
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="Model file. Default: $TGEMS_MODEL, else ./model.onnx, else the built-in demo file.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is in a model file: classes, exits, input, calibration, accuracy, licence, operators.
+
+    The file is read and not run, so this works without onnxruntime. The exit code is 1 where the file has
+    changed since it was exported, and for an ONNX file of another origin.
+
+    Example: tgems-edge inspect model.onnx
+    """
+    path = model or default_model()
+    header = read_header(path)
+    card = Card.from_metadata(header.metadata, str(path)) if METADATA_KEY in header.metadata else None
+    found = _Contents(path, path.stat().st_size, header, card, is_sealed(path) if card else None)
+    typer.echo(json.dumps(_as_json(found), ensure_ascii=False) if as_json else _as_text(found))
+    if card is None:
+        report_error(f"{path}: it has no card, `tgems-edge export` did not make it")
+    elif not found.digest_holds:
+        report_error(f"{path}: changed since it was exported (its digest does not hold); copy it again")
+    if not found.digest_holds:
+        raise typer.Exit(FINDING)
+
+
+def _as_json(found: _Contents) -> dict[str, Any]:
+    header = found.header
+    return {
+        "file": str(found.path),
+        "bytes": found.size,
+        "header": {
+            "ir_version": header.ir_version,
+            "opsets": header.opsets,
+            "producer": header.producer,
+            "metadata": {key: text for key, text in header.metadata.items() if key != METADATA_KEY},
+            "operators": dict(header.operators.most_common()),
+            "weights": {element: asdict(weights) for element, weights in header.weights.items()},
+        },
+        "card": found.card and json.loads(found.card.to_json()),
+        "digest_holds": found.digest_holds,
+    }
+
+
+def _as_text(found: _Contents) -> str:
+    card = found.card
+    sections = [_file(found)]
+    if card:
+        sections += [_answers(card), _input(card), _worth(card), _origin(card)]
+    sections.append(_graph(found.header))
+    width = max(len(name) for rows in sections for name in rows)
+    blocks = [[_row(name, text, width) for name, text in rows.items() if text] for rows in sections]
+    if card and card.dynamic:
+        blocks.insert(2, _exits(card.dynamic))
+    return "\n\n".join("\n".join(lines) for lines in [[str(found.path)], *blocks])
+
+
+def _row(name: str, text: str, width: int) -> str:
+    """A name and its text, which goes on below itself."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=f"{name:<{width}}  ",
+        subsequent_indent=" " * (width + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _file(found: _Contents) -> dict[str, str]:
+    header = found.header
+    opsets = (f"{domain} opset {version}".strip() for domain, version in header.opsets.items())
+    return {
+        "size": _size(found.size),
+        "digest": {True: "holds", False: "does not hold", None: ""}[found.digest_holds],
+        "ONNX": _list([f"IR version {header.ir_version}", *opsets]),
+        "written by": _list(filter(None, [header.producer, header.metadata.get("date")])),
+    }
+
+
+def _answers(card: Card) -> dict[str, str]:
+    return {
+        "classes": f"{len(card.classes)}: {_some(card.classes, MOST_CLASSES)}",
+        "not trained": _some(card.classes_not_trained, MOST_CLASSES),
+        "prompts": f"{len(card.templates)}: {_some(card.templates, 3)}",
+        "encoder": " ".join(filter(None, [card.encoder.name, card.encoder.pretrained])),
+        "exits": _exit_in_words(card),
+        "precision": card.precision,
+        "quantisation": _quantisation(card.quantisation) if card.quantisation else "",
+        "INT8 against fp32": card.quantisation.cost if card.quantisation else "",
+    }
+
+
+def _exit_in_words(card: Card) -> str:
+    head = HEADS[card.head_kind]
+    if card.dynamic is None:
+        return f"block {card.layer}, {TOKENS[card.pool]}, {head}, K {card.k}"
+    blocks, operations = _list(map(str, card.exit_layers)), f"{card.dynamic.operations:.0%}"
+    return f"blocks {blocks}, {head}; a mean picture takes {operations} of the full tower's operations"
+
+
+def _exits(dynamic: Dynamic) -> list[str]:
+    """Which share of pictures leaves where, and what that takes."""
+    rows = [["exit", "share", "operations", "threshold", "K", "reads"]]
+    for exit in dynamic.exits:
+        operations = f"{exit.operations / dynamic.exits[-1].operations:.0%}"
+        threshold = "-" if exit.threshold is None else f"{exit.threshold:.3f}"
+        rows.append(
+            [str(exit.layer), f"{exit.share:.1%}", operations, threshold, str(exit.k), TOKENS[exit.pool]]
+        )
+    return [*aligned(rows), *(f"no exit {layer}: {reason}" for layer, reason in dynamic.dropped.items())]
+
+
+def _quantisation(made: Quantisation) -> str:
+    parts = [made.scheme, f"for {made.target}"]
+    if made.ranges:
+        parts.append(f"{made.ranges} ranges of {made.images} pictures")
+    if made.equalised:
+        parts.append("equalised")
+    if made.kept:
+        parts.append(f"not in {_list(made.kept)}")
+    return _list(parts)
+
+
+def _input(card: Card) -> dict[str, str]:
+    height, width = card.preprocessing.size
+    by_caller = card.input == INPUT
+    shape = f"(B, {height}, {width}, 3)" if by_caller else "(H, W, 3), resized inside"
+    rows = {"input": f"{card.input}, uint8 {shape}", "preprocessing": _preprocessing(card.preprocessing)}
+    if card.resizing:
+        alike, same = card.resizing.pixels_within_1, card.resizing.label_agreement
+        rows["resizing"] = f"{alike:.2%} of pixels within a grey level of Pillow's, {same:.1%} equal labels"
+    return rows
+
+
+def _preprocessing(made: Preprocessing) -> str:
+    size = "x".join(map(str, made.size))
+    resized = {
+        "shortest": f"shortest edge resized, centre {size} cropped",
+        "longest": f"longest edge resized, padded to {size} with {made.fill_color}",
+        "squash": f"squashed to {size}",
+    }
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (made.mean, made.std))
+    return f"{resized[made.resize_mode]}, {resampling(made)}; mean {mean}, std {std}"
+
+
+def _worth(card: Card) -> dict[str, str]:
+    """What was measured before it was written."""
+    rows = {"calibration": "none"}
+    if card.calibration and card.temperature:
+        coverages, rejects = (_list(table or ()) for table in (card.conformal, card.rejection))
+        rows["calibration"] = (
+            f"{card.calibration.images} pictures; temperature {card.temperature:.3g}, coverage {coverages}, "
+            f"reject {rejects}"
+        )
+    rows["accuracy"] = "not measured"
+    if measured := card.accuracy:
+        rows["accuracy"] = f"{measured.top1:.1%} of {measured.images} pictures"
+        if measured.calibration_error is not None:
+            rows["accuracy"] += f", calibration error {measured.calibration_error:.1%}"
+    parity = card.parity
+    rows["parity"] = (
+        f"rates within {parity.largest_rate_difference:.1e} of PyTorch's, {parity.label_agreement:.1%} equal "
+        f"labels on {parity.pictures} pictures ({parity.of})"
+    )
+    return rows
+
+
+def _origin(card: Card) -> dict[str, str]:
+    return {
+        "licence": "; ".join(f"{part}: {terms}" for part, terms in card.licence.items()),
+        "made with": _list(f"{package} {version}" for package, version in card.versions.items()),
+    }
+
+
+def _graph(header: Header) -> dict[str, str]:
+    kinds = sorted(header.weights.items(), key=lambda kind: -kind[1].bytes)
+    weights = (f"{element} {own.parameters:,} in {_size(own.bytes)}" for element, own in kinds)
+    return {
+        "operators": _list(f"{operator} {count}" for operator, count in header.operators.most_common()),
+        "weights": "; ".join(weights),
+    }
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e4 else f"{count} bytes"
+
+
+def _list(parts: Iterable[str]) -> str:
+    return ", ".join(parts)
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return _list([*names[:most], *more])

@@ -1,0 +1,138 @@
+"""`tgems-edge verify`: does this machine get what a model file records?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tgems_edge.card import Card
+from tgems_edge.cli import report_error
+from tgems_edge.cli.model_file import Json, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.tables import aligned
+from tgems_edge.errors import ModelFileError, ParityError
+from tgems_edge.model import default_model
+from tgems_edge.progress import Reporter
+from tgems_edge.verification import TOLERANCE, SampleCheck, Stage, check_samples, check_unchanged
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+FINDING = 1
+REMEDIES: dict[Stage, str] = {
+    "decoding": "take the Pillow that pip installs",
+    "resizing": "take another Pillow",
+    "inference": "try another onnxruntime or --provider, or export it for this processor (--target)",
+}
+
+
+@app.command()
+def verify(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Model files. Default: $TGEMS_MODEL, else ./model.onnx, else the built-in demo file.",
+        ),
+    ] = None,
+    as_json: Json = False,
+    threads: Threads = None,
+    provider: Provider = None,
+    quiet: Quiet = False,
+) -> None:
+    """Check that this machine gets what a model file records.
+
+    First the file is held against its own digest. Then the samples in it are decoded, resized and run, and
+    each stage is held against what came out where the file was made.
+
+    Exit code 3 where the digest does not hold, a label differs or a rate leaves the tolerance; 1 where only
+    pixels differ, as with another JPEG decoder, and all answers are the same.
+
+    Example: tgems-edge verify model.onnx
+    """
+    reporter = Reporter(quiet=quiet)
+    codes = [_verify(path, threads, provider, as_json, reporter) for path in models or [default_model()]]
+    if any(codes):
+        raise typer.Exit(max(codes))
+
+
+def _verify(path: Path, threads: int | None, provider: str | None, as_json: bool, reporter: Reporter) -> int:
+    """Prints what was found out about one file; its exit code."""
+    try:
+        check_unchanged(path)
+        classifier, description = open_model(path, threads=threads, provider=provider)
+        reporter.say(description)
+        samples = check_samples(classifier)
+    except (ModelFileError, ParityError) as error:
+        message = str(error) if str(path) in str(error) else f"{path}: {error}"
+        if as_json:
+            _print_json({"file": str(path), "error": message})
+        else:
+            report_error(message)
+        return error.exit_code
+    if as_json:
+        _print_json(_as_json(path, classifier.card, samples))
+    else:
+        typer.echo(_as_text(samples))
+    return _judge(path, samples)
+
+
+def _judge(path: Path, samples: Sequence[SampleCheck]) -> int:
+    """The exit code; where it is not 0, one line on standard error says why."""
+    failed = [sample for sample in samples if not sample.reproduced]
+    different = failed or [sample for sample in samples if sample.stage]
+    if not different:
+        return 0
+    stages = Counter(sample.stage for sample in different if sample.stage)
+    first = ", ".join(f"{stage} in {count} of {len(samples)} samples" for stage, count in stages.items())
+    remedies = "; ".join(REMEDIES[stage] for stage in stages)
+    what = f"other labels, or rates beyond {TOLERANCE:g}" if failed else "other pixels, but the same answers"
+    report_error(f"{path}: {what}; the first to differ is {first}: {remedies}")
+    return ParityError.exit_code if failed else FINDING
+
+
+def _as_json(path: Path, card: Card, samples: Sequence[SampleCheck]) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "model": f"sha256:{card.file_sha256}",
+        "tolerance": TOLERANCE,
+        "reproduced": all(sample.reproduced for sample in samples),
+        "samples": [
+            {
+                **asdict(sample),
+                "rate_difference": sample.rate_difference if math.isfinite(sample.rate_difference) else None,
+                "reproduced": sample.reproduced,
+                "stage": sample.stage,
+            }
+            for sample in samples
+        ],
+    }
+
+
+def _print_json(line: dict[str, Any]) -> None:
+    typer.echo(json.dumps(line, ensure_ascii=False))
+
+
+def _as_text(samples: Sequence[SampleCheck]) -> str:
+    words = {True: "same", False: "differs", None: "-"}
+    rows = [["sample", "decoding", "resizing", "rates differ by", "label"]]
+    for number, sample in enumerate(samples, start=1):
+        expected = "" if sample.label == sample.expected_label else f", not {sample.expected_label}"
+        rows.append(
+            [
+                f"{number} {sample.kind}",
+                words[sample.same_decoded],
+                words[sample.same_pixels],
+                f"{sample.rate_difference:.1g}",
+                f"{sample.label}{expected}",
+            ]
+        )
+    lines = aligned(rows)
+    if not any(sample.stage for sample in samples):
+        lines.append(f"reproduced: the same pixels and labels, rates within {TOLERANCE:g}")
+    return "\n".join(lines)
