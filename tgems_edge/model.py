@@ -208,7 +208,7 @@ def load(
 
     Args:
         model: the file; default `$TGEMS_MODEL`, else `./model.onnx`, else the built-in demo file.
-        threads: how many threads one run may use; default `$TGEMS_NUM_THREADS`, else all cores.
+        threads: how many threads one run may use; default `$TGEMS_NUM_THREADS`, else the physical cores.
         provider: onnxruntime's execution provider, such as `CUDA`; default CPU.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tgems_edge.card import Card
 from tgems_edge.errors import InputError, MissingDependency, ModelFileError
+from tgems_edge.machine import physical_cores
 from tgems_edge.onnx_file import check_file
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def open_session(
 
     Args:
         model: the file, or its bytes.
-        threads: intra-op threads; default `$TGEMS_NUM_THREADS`, else onnxruntime's choice.
+        threads: intra-op threads; default `$TGEMS_NUM_THREADS`, else the physical cores.
         provider: an execution provider by name, with or without `ExecutionProvider`; default CPU.
 
     Raises:
@@ -102,10 +103,13 @@ def read_card(session: onnxruntime.InferenceSession, name: str) -> Card:
 
 
 def _check_threads(asked: int | None) -> int:
-    """Threads of one run: as asked, else `$TGEMS_NUM_THREADS`, else 0, which leaves it to onnxruntime."""
+    """Threads of one run: as asked, else `$TGEMS_NUM_THREADS`, else one for each physical core.
+
+    onnxruntime's own choice counts cores as well, but not what affinity and quotas leave of them.
+    """
     text = os.environ.get("TGEMS_NUM_THREADS") if asked is None else str(asked)
     if not text:
-        return 0
+        return min(physical_cores(), MOST_THREADS)
     if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
         source = "TGEMS_NUM_THREADS" if asked is None else "threads"
         raise InputError(f"{source} is {text!r}; give a whole number from 1 to {MOST_THREADS}")

@@ -1,7 +1,9 @@
 """Pictures drawn from seeds, the built-in model, and a model so small that its answers are obvious."""
 
 import hashlib
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -19,6 +21,8 @@ from tgems_edge.card import (
 )
 from tgems_edge.images import Preprocessing
 from tgems_edge.model import built_in_model, load
+
+MACHINES = Path(__file__).parent / "machines"
 
 
 @pytest.fixture(scope="session")
@@ -210,3 +214,27 @@ def dynamic_model(write_model, dynamic_card):
         return write_model(nodes, constants, card, name)
 
     return dynamic_model
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """machine(name, {path: text}): the root of a recorded tree, with some files replaced; None removes one.
+
+    What lies in a `bin` folder becomes a tool that prints its text.
+    """
+
+    def machine(name, changes=None):
+        recorded = (MACHINES / f"{name}.txt").read_text("utf-8")
+        _, *parts = re.split(r"^==> (.*) <==\n", recorded, flags=re.MULTILINE)
+        files = dict(zip(parts[::2], parts[1::2], strict=True)) | (changes or {})
+        root = tmp_path / "root"
+        for name, text in files.items():
+            if text is not None:
+                path = root / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                is_tool = path.parent.name in ("bin", "sbin")
+                path.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n" if is_tool else text, "utf-8")
+                path.chmod(0o755 if is_tool else 0o644)
+        return root
+
+    return machine

@@ -15,6 +15,7 @@ from PIL import Image
 from tgems_edge.card import is_sealed, noise_pixels
 from tgems_edge.errors import ImageError, InputError, MissingDependency, ModelFileError
 from tgems_edge.images import decode, to_pixels
+from tgems_edge.machine import physical_cores
 from tgems_edge.model import Classifier, Result, built_in_model, load
 
 GREEN = np.full((6, 10, 3), (0, 255, 0), np.uint8)
@@ -275,9 +276,9 @@ class TestSettings:
             load(built_in_model(), provider="CUDA")
 
     @pytest.mark.parametrize(
-        ("argument", "variable", "expected"), [(3, "2", 3), (None, "2", 2), (None, "", 0)]
+        ("argument", "variable", "expected"), [(3, "2", 3), (None, "2", 2), (None, "", physical_cores())]
     )
-    def test_threads_come_from_the_argument_or_the_environment(
+    def test_threads_come_from_the_argument_the_environment_or_the_machine(
         self, monkeypatch, argument, variable, expected
     ):
         monkeypatch.setenv("TGEMS_NUM_THREADS", variable)

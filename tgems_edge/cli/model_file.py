@@ -18,7 +18,8 @@ Model = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines on standard output.")]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures per run of the graph.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads of one run. Default: $TGEMS_NUM_THREADS, else all cores.")
+    int | None,
+    typer.Option(min=1, help="Threads of one run. Default: $TGEMS_NUM_THREADS, else the physical cores."),
 ]
 Provider = Annotated[
     str | None, typer.Option(help="onnxruntime execution provider, such as CUDA. Default: CPU.")
