@@ -88,15 +88,13 @@ def _rows(path: Path, report: Report) -> Iterator[list[str]]:
 
 
 def _title(result: Result) -> str:
-    """What a file is, whatever its name; that of one that did not run."""
-    file = result.file
-    if file is None:
-        return f"❌ {result.name}"
-    mark = "❎" if file.reproduces is False else "✅"
-    if not file.exit_layers:
+    """What a file is, whatever its name; the name of a full tower, and of one that did not run."""
+    mark = "❌" if result.error else "✅" if result.reproduces else "❎"
+    card = result.file.card if result.file else None
+    if card is None:
         return f"{mark} {result.name}"
-    exits = ("exit " if len(file.exit_layers) == 1 else "exits ") + ", ".join(map(str, file.exit_layers))
-    return f"{mark} {file.encoder}, {exits}, {file.precision}"
+    exits = ("exit " if len(card.exit_layers) == 1 else "exits ") + ", ".join(map(str, card.exit_layers))
+    return f"{mark} {card.encoder}, {exits}, {card.precision}"
 
 
 def _figures(result: Result, towers: set[str]) -> list[str]:

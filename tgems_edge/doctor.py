@@ -25,7 +25,7 @@ from tgems_edge.probe import Failure, Runtime, try_runtime
 __all__ = ["Check", "Examination", "check", "examine"]
 
 OLDEST = (1, 17)  # onnxruntime that the package is tested with
-HOT = 80  # degrees at which a Raspberry Pi slows down; others do a little later
+HOT = 80  # degrees, at which a Raspberry Pi slows down; others do a little later
 
 # Processor features that multiply INT8 without a detour over 16 bits.
 VNNI = {"avx_vnni", "avx512_vnni", "amx_int8"}
@@ -34,37 +34,46 @@ DOT_PRODUCT = "asimddp"
 EIGHT_BITS = {"x86-vnni", "arm64", "tensorrt"}  # targets whose weights use all bits
 UNSIGNED = {"x86-vnni", "x86"}  # targets whose activations are unsigned
 
-CHOOSE_TARGET = "export it again with --target {}, or --target generic"
-ANOTHER_RUNTIME = "install another version: pip install 'onnxruntime!={}'"
-
-# What words in an error or in the last words of a process mean; see the issues of onnxruntime in brackets.
-HINTS = {
-    "NumPy 1.x": "pip install 'numpy<2', or onnxruntime 1.19 or later",  # 21063
-    "_ARRAY_API": "pip install 'numpy<2', or onnxruntime 1.19 or later",
-    "GLIBC": "this build is for a newer system: update the system, or install an older onnxruntime",
-    "executable stack": "install a newer onnxruntime",
-    "libcu": "install the CUDA this build asks for, or pip install 'tgems-edge[cpu]' in its place",
-    "stl_vector.h": "switch all cores on (on a Jetson: sudo nvpmodel -m 0), or install another version",  # 24221
-    "list of possible processors": "make /sys/devices/system/cpu visible here",  # 10038
+# Steps of a trial: the check that a failure belongs to, and what was being done.
+STEPS = {
+    "numpy": ("numpy", "importing numpy"),
+    "model": ("model", "reading the model"),
+    "onnxruntime": ("onnxruntime", "importing onnxruntime"),
+    "load": ("model", "loading the model"),
+    "run": ("model", "running the model"),
 }
-
-DEATHS = {
+DEATHS: dict[int, str] = {
     signal.SIGILL: "an illegal instruction",
     signal.SIGSEGV: "a segmentation fault",
     signal.SIGABRT: "an abort",
     signal.SIGFPE: "a division by zero",
 }
-KILLED = 9
-# Windows has exit codes instead.
+KILLED = 9  # a signal that Windows has no name for
+# Windows has exit codes where others have signals.
 WINDOWS_DEATHS = {0xC000001D: signal.SIGILL, 0xC0000005: signal.SIGSEGV, 0xC0000409: signal.SIGABRT}
 
-STEPS = {
-    "numpy": "importing numpy",
-    "model": "reading the model",
-    "onnxruntime": "importing onnxruntime",
-    "load": "loading the model",
-    "run": "running the model",
+# Fixes for what an error or the last words of a process say; the numbers are issues of onnxruntime.
+HINTS = {
+    "NumPy 1.x": "pip install 'numpy<2', or onnxruntime 1.19 or later",  # 21063
+    "_ARRAY_API": "pip install 'numpy<2', or onnxruntime 1.19 or later",
+    "GLIBC": "this build is for a newer system: update the system, or install an older onnxruntime",
+    "executable stack": "install a newer onnxruntime",
+    "libcu": "install the CUDA that this build asks for, or pip install 'tgems-edge[cpu]' in its place",
+    "stl_vector.h": "switch all cores on (a Jetson: sudo nvpmodel -m 0), or install another version",  # 24221
+    "list of possible processors": "make /sys/devices/system/cpu visible here",  # 10038
+    "No module named": "install what is missing: pip install --force-reinstall 'tgems-edge[cpu]'",
 }
+# Fixes for versions that die on import; again with the issues.
+KNOWN_DEATHS = {
+    (
+        "1.29.0",
+        signal.SIGSEGV,
+    ): "set ORT_DISABLE_TELEMETRY=1, which this version needs where there is no shell"
+    # 32173, 32501
+}
+
+LESS_MEMORY = "end other programs, or export it with --precision int8 or an earlier --layer"
+STEADY_CLOCK = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
 
 
 @dataclass(frozen=True)
@@ -102,44 +111,36 @@ def examine(model: Path | None = None) -> Examination:
 
 
 def check(machine: Machine, conditions: Conditions, runtime: Runtime) -> Iterator[Check]:
-    """What this means, one line for each thing."""
-    yield _system(machine)
-    yield _processor(machine)
-    yield from chain(
+    """What was read and tried, in sentences."""
+    return chain(
+        _system(machine),
         _onnxruntime(machine, runtime),
-        _model(runtime),
+        _model(machine, runtime),
         _int8(machine, runtime),
         _fp16(machine, runtime),
-        _providers(runtime),
+        _provider(runtime),
         _threads(machine, runtime),
         _memory(machine, conditions, runtime),
         _clock(machine, conditions),
-        _throttling(conditions),
+        _power(conditions),
         _temperature(conditions),
     )
 
 
-def _system(machine: Machine) -> Check:
-    python = f"Python {platform.python_version()}, {_bits()} bits"
-    return Check("system", ", ".join(filter(None, (machine.board, machine.system, python))))
-
-
-def _bits() -> int:
-    return 64 if sys.maxsize > 2**32 else 32
-
-
-def _processor(machine: Machine) -> Check:
-    name = machine.processor or machine.architecture
-    cores = f"{machine.cores} cores" if machine.cores == machine.threads else (
-        f"{machine.cores} cores, {machine.threads} threads"
-    )
-    return Check("processor", f"{name}, {cores}: {' '.join(machine.features) or 'features not shown'}")
+def _system(machine: Machine) -> Iterator[Check]:
+    python = f"Python {platform.python_version()}"
+    yield Check("system", ", ".join(filter(None, (machine.board, machine.system, python))))
+    cores = f"{machine.cores} cores"
+    if machine.threads != machine.cores:
+        cores += f" with {machine.threads} threads"
+    features = " ".join(machine.features) or "which does not show its features"
+    yield Check("processor", f"{machine.processor or machine.architecture}, {cores}, {features}")
 
 
 def _onnxruntime(machine: Machine, runtime: Runtime) -> Iterator[Check]:
     """That it can be imported, and is none that is known to be bad."""
     for failure in runtime.failures:
-        if failure.step in ("numpy", "onnxruntime"):
+        if STEPS[failure.step][0] != "model":
             yield _explain(failure, machine, runtime)
     if len(runtime.packages) > 1:
         names = [package.split()[0] for package in runtime.packages]
@@ -152,56 +153,209 @@ def _onnxruntime(machine: Machine, runtime: Runtime) -> Iterator[Check]:
     if version is None:
         return
     if _parse(version) < OLDEST:
-        yield Check(
-            "onnxruntime",
-            f"{version} is older than the oldest this package is tested with",
-            f"install {'.'.join(map(str, OLDEST))} or later",
-        )
-    elif _parse(version) == (1, 21, 0) and machine.architecture == "aarch64":  # onnxruntime#23957, #24112
+        yield Check("onnxruntime", f"{version} is too old", "install 1.17 or later")
+    elif version == "1.21.0" and machine.architecture == "aarch64":  # 23957, 24112
         yield Check(
             "onnxruntime",
             f"{version} dies of an illegal instruction on a Raspberry Pi 4 and other older ARM processors",
-            ANOTHER_RUNTIME.format(version),
+            _another_version(runtime),
         )
     else:
         yield Check("onnxruntime", version)
 
 
-def _parse(version: str) -> tuple[int, ...]:
-    """(1, 21, 0) of "1.21.0+cu126"."""
-    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+def _model(machine: Machine, runtime: Runtime) -> Iterator[Check]:
+    """That it can be read, loaded and run: onnxruntime itself says what is too new for it."""
+    failures = [failure for failure in runtime.failures if STEPS[failure.step][0] == "model"]
+    if model := runtime.model:
+        made = model.precision + (f" for {model.target}" if model.target else "")
+        facts = f"{made}, {_bytes(model.size)}, IR version {model.ir_version}, opset {model.opset}"
+        runs = "; loads and runs" if runtime.provider and not failures else ""
+        yield Check("model", f"{model.path}: {facts}{runs}")
+    for failure in failures:
+        yield _explain(failure, machine, runtime)
 
 
 def _explain(failure: Failure, machine: Machine, runtime: Runtime) -> Check:
-    """What a step died of, and the fix."""
-    name = "model" if failure.step in ("model", "load", "run") else failure.step
-    doing = STEPS[failure.step]
+    """What went wrong in a step, and the fix."""
+    name, doing = STEPS[failure.step]
     last_words = failure.message.splitlines()[-1][:300] if failure.message else ""
-    hint = next((fix for words, fix in HINTS.items() if words in failure.message), None)
-    if failure.kind == "advice":  # our errors say first what was wrong, then what to do
+    if failure.kind == "advice":  # our own errors say what was wrong, then what to do
         what, _, fix = failure.message.rpartition("; ")
         return Check(name, what, fix)
     if failure.kind == "time":
-        return Check(name, f"{doing} came to no end", "try it again; if it hangs each time, install it again")
+        return Check(name, f"{doing} did not come to an end", _fix(failure, runtime))
     if failure.kind == "exception":
-        if failure.reason == "ModuleNotFoundError" and failure.step == "onnxruntime":
-            return Check(name, f"cannot be imported ({last_words})", hint or _how_to_install(machine))
-        return Check(name, f"{doing} failed: {last_words}", hint or _another(failure, runtime))
+        missing = failure.step == "onnxruntime" and not runtime.packages
+        fix = _how_to_install(machine) if missing else _fix(failure, runtime)
+        return Check(name, f"{doing} failed ({last_words})", fix)
+    death = _death(failure)
+    if death == KILLED:
+        return Check(name, f"{doing} was killed, as the system does when memory runs out", LESS_MEMORY)
+    of = DEATHS.get(death, f"signal {death}" if death > 0 else f"exit code {-death}")
+    what = f"{doing} died of {of}" + (f" ({last_words})" if last_words else "")
+    return Check(name, what, _fix(failure, runtime))
+
+
+def _death(failure: Failure) -> int:
+    """The signal that ended a process; where none did, its exit code below 0."""
     code = int(failure.reason)
-    died_of = WINDOWS_DEATHS.get(code, -code)
-    if died_of == KILLED:
-        return Check(
-            name,
-            f"{doing} was killed, as the system does when memory runs out",
-            "end other programs, or export with --precision int8 or an earlier --layer",
-        )
-    death = DEATHS.get(died_of, f"signal {died_of}" if code < 0 else f"exit code {code}")
-    what = f"{doing} died of {death}" + (f" ({last_words})" if last_words else "")
-    return Check(name, what, hint or _another(failure, runtime))
+    return WINDOWS_DEATHS.get(code, -code)
 
 
-def _another(failure: Failure, runtime: Runtime) -> str:
-    """Another version of what failed."""
+def _fix(failure: Failure, runtime: Runtime) -> str:
+    """The best that is known to do about a failure."""
+    for words, fix in HINTS.items():
+        if words in failure.message:
+            return fix
+    known = (_version(runtime), _death(failure)) if failure.kind == "death" else None
+    if known in KNOWN_DEATHS:
+        return KNOWN_DEATHS[known]
     if failure.step == "numpy":
-        return "install another version of numpy: pip install --force-reinstall numpy"
-    return ANOTHER_RUNTIME
+        return "install it again: pip install --force-reinstall numpy"
+    if failure.step == "model":
+        return "export or copy it again"
+    return _another_version(runtime)
+
+
+def _version(runtime: Runtime) -> str | None:
+    """Of onnxruntime, if need be without importing it."""
+    return runtime.onnxruntime or next((package.split()[1] for package in runtime.packages), None)
+
+
+def _another_version(runtime: Runtime) -> str:
+    package = next((package.split()[0] for package in runtime.packages), "onnxruntime")
+    version = _version(runtime)
+    return f"install another version: pip install '{package}{f'!={version}' if version else ''}'"
+
+
+def _how_to_install(machine: Machine) -> str:
+    if sys.maxsize < 2**32:
+        return "install a 64-bit system: there are no packages of onnxruntime for 32 bits"
+    if "musl" in str(sysconfig.get_config_var("SOABI")):
+        return "take a system with glibc, such as Debian, or Alpine's own package: pip has none for musl"
+    if "Jetson" in machine.system:
+        return "install NVIDIA's own onnxruntime-gpu for this JetPack, or pip install 'tgems-edge[cpu]'"
+    return "pip install 'tgems-edge[cpu]', or [gpu]"
+
+
+def _parse(version: str) -> tuple[int, ...]:
+    """(1, 21, 0) of "1.21.0+cu126"."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def _int8(machine: Machine, runtime: Runtime) -> Iterator[Check]:
+    """Whether this processor is what an INT8 file was made for."""
+    target = runtime.model.target if runtime.model else None
+    features = set(machine.features)
+    if target is None or not features:
+        return
+    if machine.architecture == "x86_64" and target in EIGHT_BITS and not features & VNNI:
+        yield Check(
+            "int8",
+            f"made for {target}; without VNNI, sums of two products overflow and answers may be wrong",
+            "export it again with --target x86 or generic",
+        )
+    elif machine.architecture == "aarch64" and target in UNSIGNED:
+        yield Check(
+            "int8",
+            f"made for {target}, which is slow on ARM",
+            "export it again with --target arm64 or generic",
+        )
+    elif machine.architecture == "aarch64" and DOT_PRODUCT not in features:
+        yield Check(
+            "int8",
+            "this processor has no dot product of INT8, which may be no faster than fp32",
+            "compare with a file that is exported without --precision int8: tgems-edge bench A.onnx B.onnx",
+        )
+    else:
+        yield Check("int8", f"made for {target}, which suits this processor")
+
+
+def _fp16(machine: Machine, runtime: Runtime) -> Iterator[Check]:
+    if runtime.model is None or runtime.model.precision != "fp16":
+        return
+    if runtime.provider not in (None, "CPUExecutionProvider"):
+        return
+    what = "a CPU gains nothing from fp16"
+    version = _version(runtime)
+    if machine.architecture == "aarch64" and version and _parse(version) >= (1, 24, 1):
+        what += f", and on ARM this version may overflow in it ({version})"  # 32600
+    yield Check("fp16", what, "export it with --precision fp32 or int8, or run it on a GPU with --provider")
+
+
+def _provider(runtime: Runtime) -> Iterator[Check]:
+    if runtime.provider is None:
+        return
+    used = _short(runtime.provider)
+    others = [_short(name) for name in runtime.providers if _short(name) not in (used, "Azure")]  # no device
+    also = f"; with --provider also {', '.join(others)}" if others else ", the only one"
+    yield Check("provider", used + also)
+
+
+def _short(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider")
+
+
+def _threads(machine: Machine, runtime: Runtime) -> Iterator[Check]:
+    if runtime.threads is None:
+        return
+    if runtime.threads > machine.cores:
+        yield Check(
+            "threads",
+            f"{runtime.threads} on {machine.cores} cores, so that they wait for each other",
+            f"unset TGEMS_NUM_THREADS, or set it to {machine.cores}",
+        )
+    else:
+        waiting = "spin, which burns a core each" if runtime.spinning else "sleep"
+        yield Check("threads", f"{runtime.threads} on {machine.cores} cores; those that wait {waiting}")
+
+
+def _memory(machine: Machine, conditions: Conditions, runtime: Runtime) -> Iterator[Check]:
+    """What running the model once took, which was measured, against what is there."""
+    if not machine.memory:
+        return
+    needed = runtime.peak_memory
+    swap = f"{_bytes(machine.swap)} of swap" if machine.swap else "no swap"
+    there = f"{_bytes(conditions.free)} of {_bytes(machine.memory)} free, {swap}"
+    if needed is None:
+        yield Check("memory", there)
+    elif needed > conditions.free:
+        yield Check("memory", f"{_bytes(needed)} needed, {there}: it is swapped out or killed", LESS_MEMORY)
+    else:
+        yield Check("memory", f"{_bytes(needed)} needed to classify a picture, {there}")
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _clock(machine: Machine, conditions: Conditions) -> Iterator[Check]:
+    governor = conditions.governor
+    if governor == "powersave" and machine.architecture != "x86_64":  # there it follows the load
+        yield Check("clock", "powersave keeps the clock at its lowest", STEADY_CLOCK)
+    elif governor == "performance":
+        yield Check("clock", "performance keeps the clock at its highest")
+    elif governor:
+        yield Check("clock", f"{governor}, which follows the load; for steady timings: {STEADY_CLOCK}")
+    if conditions.power_mode:
+        fastest = "; the fastest: sudo nvpmodel -m 0 && sudo jetson_clocks"
+        yield Check("power mode", conditions.power_mode + fastest)
+
+
+def _power(conditions: Conditions) -> Iterator[Check]:
+    if conditions.throttled is None:
+        return
+    if not conditions.throttled:
+        yield Check("power", "never throttled since boot")
+        return
+    reasons = ", ".join(conditions.throttled)
+    starved = "under-voltage" in reasons or "over-current" in reasons
+    yield Check("power", reasons, "take a stronger supply and a short cable" if starved else "cool it")
+
+
+def _temperature(conditions: Conditions) -> Iterator[Check]:
+    if conditions.celsius is not None:
+        hot = conditions.celsius >= HOT
+        fix = "cool it with a heat sink or a fan: it slows down when it is hot" if hot else None
+        yield Check("temperature", f"{conditions.celsius:.0f} degrees", fix)

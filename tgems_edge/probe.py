@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from tgems_edge.errors import InputError, ModelFileError, TgemsError
+from tgems_edge.errors import InputError, TgemsError
 from tgems_edge.machine import observe, own_peak_memory
 
 __all__ = ["STEPS", "Failure", "ModelFacts", "Runtime", "try_runtime"]
@@ -133,15 +133,13 @@ def _import_numpy() -> dict[str, Any]:
 
 
 def _read_model(named: Path | None) -> dict[str, Any]:
-    from tgems_edge.card import METADATA_KEY, Card
+    from tgems_edge.card import Card
     from tgems_edge.model import default_model
     from tgems_edge.onnx_file import read_header
 
     path = named or default_model()
     header = read_header(path)
-    if METADATA_KEY not in header.metadata:
-        raise ModelFileError(f"{path}: an ONNX file without a card; make one with `tgems-edge export`")
-    card = Card.from_json(header.metadata[METADATA_KEY])
+    card = Card.from_metadata(header.metadata, str(path))
     target = card.quantisation.target if card.quantisation else None
     size = path.stat().st_size
     facts = ModelFacts(str(path), size, header.ir_version, header.opset, card.precision, target)

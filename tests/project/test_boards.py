@@ -53,7 +53,7 @@ def test_the_fastest_number_of_threads_and_the_full_tower(tmp_path, printed):
     large = fast | {"batch": 8, "latency": slow["latency"] | {"p50": 0.0}}
     model["cases"] = [slow, fast, large]
     tower = model | {"name": "full demo", "kind": "full tower", "cases": [slow]}
-    tower["file"] = model["file"] | {"exit_layers": None, "reproduces": None}
+    tower["file"] = model["file"] | {"card": None}
     failed = {"name": "x.onnx", "kind": "model", "error": "no", "file": None, "start": None, "cases": []}
     report["results"] = [tower, model, failed]
     (tmp_path / "board.jsonl").write_text(json.dumps(report) + "\n", encoding="utf-8")
