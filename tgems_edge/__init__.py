@@ -9,6 +9,7 @@ Importing the package is cheap: what needs numpy, Pillow or onnxruntime is loade
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["Classifier", "Result", "TgemsError", "__version__", "load"]
 
 __version__ = "0.1.0"
+
+# From 1.29 on, onnxruntime tells Microsoft what it runs, unless this is set before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Classifier": "tgems_edge.model",
