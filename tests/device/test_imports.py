@@ -61,6 +61,12 @@ def test_evaluating_loads_nothing_of_the_workstation(tmp_path):
     assert not loaded_by(COMMAND, "evaluate", str(tmp_path)) & (WORKSTATION | {"tgems_export"})
 
 
+def test_doctor_needs_nothing_that_may_be_broken():
+    loaded = loaded_by("import tgems_edge.cli.doctor, tgems_edge.cli")
+    assert "tgems_edge.doctor.checks" in loaded
+    assert not loaded & {"numpy", "PIL", "onnxruntime"}
+
+
 def test_help_loads_nothing_of_the_workstation_libraries():
     assert not loaded_by(COMMAND, "--help") & WORKSTATION
 

@@ -27,6 +27,7 @@ DEVICE_COMMANDS = {
     "evaluate": "tgems_edge.cli.evaluate",
     "inspect": "tgems_edge.cli.inspect",
     "verify": "tgems_edge.cli.verify",
+    "doctor": "tgems_edge.cli.doctor",
 }
 ENTRY_POINTS = "tgems_edge.commands"
 
@@ -115,8 +116,8 @@ def _root(
 ) -> None:
     """One small ONNX file from a CLIP and a list of class names.
 
-    Workstation: train, export, study. Device: classify, evaluate, inspect, verify. Each explains itself
-    with --help.
+    Workstation: train, export, study. Device: classify, evaluate, inspect, verify, doctor. Each explains
+    itself with --help.
 
     Exit codes: 0 done, 1 finding (such as a picture that could not be read), 2 bad input or usage,
     3 parity failed, 4 accuracy gate failed.
