@@ -10,13 +10,14 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from tgems_edge import probe
 from tgems_edge.card import Quantisation
 from tgems_edge.cli import app
-from tgems_edge.doctor import Examination, check
+from tgems_edge.doctor import probe
+from tgems_edge.doctor.checks import check
+from tgems_edge.doctor.examination import Examination
+from tgems_edge.doctor.probe import Failure, ModelFacts, Runtime, try_runtime
 from tgems_edge.machine import describe, observe
 from tgems_edge.model import built_in_model
-from tgems_edge.probe import Failure, ModelFacts, Runtime, try_runtime
 
 CPU = "CPUExecutionProvider"
 GENERIC = ModelFacts("model.onnx", 2_000_000, 8, 18, "int8", "generic")
@@ -184,6 +185,10 @@ class TestFailures:
         died = broken("onnxruntime", "death", "-11", "", ("onnxruntime 1.29.0",))
         assert "ORT_DISABLE_TELEMETRY=1" in findings(died)["onnxruntime"]
 
+    def test_an_import_that_never_ends(self, findings):
+        found = findings(broken("onnxruntime", "time", "-9", "loading"))["onnxruntime"]
+        assert "importing onnxruntime did not come to an end" in found
+
     def test_numpy_may_be_what_is_broken(self, findings):
         died = replace(broken("numpy", "death", "-4", ""), numpy=None)
         assert "--force-reinstall numpy" in findings(died)["numpy"]
@@ -203,11 +208,11 @@ class TestTrial:
 
     @pytest.fixture
     def fake(self, tmp_path, monkeypatch):
-        """fake(code): an onnxruntime that does this on import."""
+        """fake(code, package): a package that does this on import."""
 
-        def fake(code):
-            (tmp_path / "fake/onnxruntime").mkdir(parents=True)
-            (tmp_path / "fake/onnxruntime/__init__.py").write_text(code)
+        def fake(code, package="onnxruntime"):
+            (tmp_path / "fake" / package).mkdir(parents=True)
+            (tmp_path / "fake" / package / "__init__.py").write_text(code)
             paths = filter(None, (str(tmp_path / "fake"), os.environ.get("PYTHONPATH")))
             monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
@@ -244,10 +249,12 @@ class TestTrial:
         assert "importing onnxruntime died of an illegal instruction" in findings(runtime)["onnxruntime"]
 
     def test_an_import_that_never_ends(self, fake, findings):
-        fake("import time; time.sleep(600)")
-        runtime = try_runtime(seconds=4)
-        assert [(failure.step, failure.kind) for failure in runtime.failures] == [("onnxruntime", "time")]
-        assert "importing onnxruntime did not come to an end" in findings(runtime)["onnxruntime"]
+        fake(
+            "import time; time.sleep(600)", "numpy"
+        )  # the first that is imported, so that it is sure to begin
+        runtime = try_runtime(seconds=1)
+        assert [(failure.step, failure.kind) for failure in runtime.failures] == [("numpy", "time")]
+        assert "importing numpy did not come to an end" in findings(runtime)["numpy"]
 
     def test_a_model_that_is_too_new(self, colour_model, findings):
         onnx = pytest.importorskip("onnx")

@@ -63,7 +63,7 @@ def test_evaluating_loads_nothing_of_the_workstation(tmp_path):
 
 def test_doctor_needs_nothing_that_may_be_broken():
     loaded = loaded_by("import tgems_edge.cli.doctor, tgems_edge.cli")
-    assert "tgems_edge.doctor" in loaded
+    assert "tgems_edge.doctor.checks" in loaded
     assert not loaded & {"numpy", "PIL", "onnxruntime"}
 
 

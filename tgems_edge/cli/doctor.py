@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tgems_edge.doctor import Check, Examination, examine
+from tgems_edge.doctor.checks import Check
+from tgems_edge.doctor.examination import Examination, examine
 from tgems_edge.errors import ModelFileError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

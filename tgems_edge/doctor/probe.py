@@ -1,7 +1,7 @@
 """Tries onnxruntime on a model in another process, which may die of it.
 
-`python -m tgems_edge.probe [MODEL]` is that process: after each of STEPS it prints a JSON object, so that
-whoever started it (`try_runtime`) knows what the step found out, or at which one the process died.
+`python -m tgems_edge.doctor.probe [MODEL]` is that process: after each of STEPS it prints a JSON object, so
+that whoever started it (`try_runtime`) knows what the step found out, or at which one the process died.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tgems_edge.machine import observe, own_peak_memory
 __all__ = ["STEPS", "Failure", "ModelFacts", "Runtime", "try_runtime"]
 
 STEPS = ("numpy", "model", "onnxruntime", "load", "run")
+LAST_WORDS = 2000  # characters
 SECONDS = 300.0  # for all steps; a large model on a slow card takes more than one minute
 
 
@@ -62,6 +63,11 @@ class Runtime:
     peak_memory: int | None = None  # bytes, of a process that runs the model once, with all it imports
     failures: tuple[Failure, ...] = ()
 
+    @property
+    def version(self) -> str | None:
+        """Of onnxruntime; where it cannot be imported, that of its package."""
+        return self.onnxruntime or (self.packages[0].split()[1] if self.packages else None)
+
 
 def try_runtime(model: Path | None = None, *, seconds: float = SECONDS) -> Runtime:
     """Imports onnxruntime, and loads and runs a model once, in another process.
@@ -70,7 +76,7 @@ def try_runtime(model: Path | None = None, *, seconds: float = SECONDS) -> Runti
         model: the file; default as for every command.
         seconds: after which that process is ended.
     """
-    command = [sys.executable, "-m", "tgems_edge.probe", *([str(model)] if model else [])]
+    command = [sys.executable, "-m", "tgems_edge.doctor.probe", *([str(model)] if model else [])]
     in_time = True
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
@@ -87,9 +93,9 @@ def try_runtime(model: Path | None = None, *, seconds: float = SECONDS) -> Runti
         facts |= step["facts"]
     failures = [Failure(**step["failure"]) for step in steps if step["failure"]]
     if process.returncode:
-        step = STEPS[min(len(steps), len(STEPS) - 1)]  # after the last of them it died while it ended
+        last = STEPS[min(len(steps), len(STEPS) - 1)]  # after all of them it died while it ended
         kind: Literal["death", "time"] = "death" if in_time else "time"
-        failures.append(Failure(step, kind, str(process.returncode), complaints.strip()))
+        failures.append(Failure(last, kind, str(process.returncode), complaints.strip()[-LAST_WORDS:]))
     if facts.get("model"):
         facts["model"] = ModelFacts(**facts["model"])
     facts["providers"] = tuple(facts.get("providers", ()))

@@ -1,7 +1,4 @@
-"""Whether a machine is fit to run a model file, and what to do where it is not.
-
-What the machine is and how it is doing is read (`tgems_edge.machine`), what might crash is tried in another
-process (`tgems_edge.probe`), and the checks below turn both into sentences.
+"""What was read and tried, in sentences: one for each thing that was looked at.
 
 What IR versions and opsets an onnxruntime takes is not in a table here, which would be out of date with its
 next version: the installed one is asked by loading the file, and its refusal names the newest it takes.
@@ -11,19 +8,17 @@ from __future__ import annotations
 
 import platform
 import re
-import signal
-import sys
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
-from tgems_edge.machine import Conditions, Machine, describe, observe
-from tgems_edge.probe import Failure, Runtime, try_runtime
+from tgems_edge.doctor.failures import LESS_MEMORY, another_version, explain
+from tgems_edge.doctor.probe import Runtime
+from tgems_edge.machine import Conditions, Machine
 
-__all__ = ["Check", "Examination", "check", "examine"]
+__all__ = ["Check", "check"]
 
+MODEL_STEPS = ("model", "load", "run")
 OLDEST = (1, 17)  # onnxruntime that the package is tested with
 HOT = 80  # degrees, at which a Raspberry Pi slows down; others do a little later
 
@@ -34,45 +29,6 @@ DOT_PRODUCT = "asimddp"
 EIGHT_BITS = {"x86-vnni", "arm64", "tensorrt"}  # targets whose weights use all bits
 UNSIGNED = {"x86-vnni", "x86"}  # targets whose activations are unsigned
 
-# Steps of a trial: the check that a failure belongs to, and what was being done.
-STEPS = {
-    "numpy": ("numpy", "importing numpy"),
-    "model": ("model", "reading the model"),
-    "onnxruntime": ("onnxruntime", "importing onnxruntime"),
-    "load": ("model", "loading the model"),
-    "run": ("model", "running the model"),
-}
-DEATHS: dict[int, str] = {
-    signal.SIGILL: "an illegal instruction",
-    signal.SIGSEGV: "a segmentation fault",
-    signal.SIGABRT: "an abort",
-    signal.SIGFPE: "a division by zero",
-}
-KILLED = 9  # a signal that Windows has no name for
-# Windows has exit codes where others have signals.
-WINDOWS_DEATHS = {0xC000001D: signal.SIGILL, 0xC0000005: signal.SIGSEGV, 0xC0000409: signal.SIGABRT}
-
-# Fixes for what an error or the last words of a process say; the numbers are issues of onnxruntime.
-HINTS = {
-    "NumPy 1.x": "pip install 'numpy<2', or onnxruntime 1.19 or later",  # 21063
-    "_ARRAY_API": "pip install 'numpy<2', or onnxruntime 1.19 or later",
-    "GLIBC": "this build is for a newer system: update the system, or install an older onnxruntime",
-    "executable stack": "install a newer onnxruntime",
-    "libcu": "install the CUDA that this build asks for, or pip install 'tgems-edge[cpu]' in its place",
-    "stl_vector.h": "switch all cores on (a Jetson: sudo nvpmodel -m 0), or install another version",  # 24221
-    "list of possible processors": "make /sys/devices/system/cpu visible here",  # 10038
-    "No module named": "install what is missing: pip install --force-reinstall 'tgems-edge[cpu]'",
-}
-# Fixes for versions that die on import; again with the issues.
-KNOWN_DEATHS = {
-    (
-        "1.29.0",
-        signal.SIGSEGV,
-    ): "set ORT_DISABLE_TELEMETRY=1, which this version needs where there is no shell"
-    # 32173, 32501
-}
-
-LESS_MEMORY = "end other programs, or export it with --precision int8 or an earlier --layer"
 STEADY_CLOCK = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
 
 
@@ -83,31 +39,6 @@ class Check:
     name: str
     what: str  # was found
     fix: str | None = None  # None: nothing is wrong
-
-
-@dataclass(frozen=True)
-class Examination:
-    """Everything that was found out."""
-
-    machine: Machine
-    conditions: Conditions
-    runtime: Runtime
-    checks: tuple[Check, ...]
-
-    @property
-    def findings(self) -> list[Check]:
-        """The checks that found something wrong."""
-        return [check for check in self.checks if check.fix]
-
-
-def examine(model: Path | None = None) -> Examination:
-    """Looks at this machine, and tries its onnxruntime on a model.
-
-    Args:
-        model: the file; default as for every command.
-    """
-    machine, conditions, runtime = describe(), observe(), try_runtime(model)
-    return Examination(machine, conditions, runtime, tuple(check(machine, conditions, runtime)))
 
 
 def check(machine: Machine, conditions: Conditions, runtime: Runtime) -> Iterator[Check]:
@@ -140,8 +71,8 @@ def _system(machine: Machine) -> Iterator[Check]:
 def _onnxruntime(machine: Machine, runtime: Runtime) -> Iterator[Check]:
     """That it can be imported, and is none that is known to be bad."""
     for failure in runtime.failures:
-        if STEPS[failure.step][0] != "model":
-            yield _explain(failure, machine, runtime)
+        if failure.step not in MODEL_STEPS:
+            yield Check(failure.step, *explain(failure, machine, runtime))
     if len(runtime.packages) > 1:
         names = [package.split()[0] for package in runtime.packages]
         yield Check(
@@ -158,7 +89,7 @@ def _onnxruntime(machine: Machine, runtime: Runtime) -> Iterator[Check]:
         yield Check(
             "onnxruntime",
             f"{version} dies of an illegal instruction on a Raspberry Pi 4 and other older ARM processors",
-            _another_version(runtime),
+            another_version(runtime),
         )
     else:
         yield Check("onnxruntime", version)
@@ -166,77 +97,14 @@ def _onnxruntime(machine: Machine, runtime: Runtime) -> Iterator[Check]:
 
 def _model(machine: Machine, runtime: Runtime) -> Iterator[Check]:
     """That it can be read, loaded and run: onnxruntime itself says what is too new for it."""
-    failures = [failure for failure in runtime.failures if STEPS[failure.step][0] == "model"]
+    failures = [failure for failure in runtime.failures if failure.step in MODEL_STEPS]
     if model := runtime.model:
         made = model.precision + (f" for {model.target}" if model.target else "")
         facts = f"{made}, {_bytes(model.size)}, IR version {model.ir_version}, opset {model.opset}"
         runs = "; loads and runs" if runtime.provider and not failures else ""
         yield Check("model", f"{model.path}: {facts}{runs}")
     for failure in failures:
-        yield _explain(failure, machine, runtime)
-
-
-def _explain(failure: Failure, machine: Machine, runtime: Runtime) -> Check:
-    """What went wrong in a step, and the fix."""
-    name, doing = STEPS[failure.step]
-    last_words = failure.message.splitlines()[-1][:300] if failure.message else ""
-    if failure.kind == "advice":  # our own errors say what was wrong, then what to do
-        what, _, fix = failure.message.rpartition("; ")
-        return Check(name, what, fix)
-    if failure.kind == "time":
-        return Check(name, f"{doing} did not come to an end", _fix(failure, runtime))
-    if failure.kind == "exception":
-        missing = failure.step == "onnxruntime" and not runtime.packages
-        fix = _how_to_install(machine) if missing else _fix(failure, runtime)
-        return Check(name, f"{doing} failed ({last_words})", fix)
-    death = _death(failure)
-    if death == KILLED:
-        return Check(name, f"{doing} was killed, as the system does when memory runs out", LESS_MEMORY)
-    of = DEATHS.get(death, f"signal {death}" if death > 0 else f"exit code {-death}")
-    what = f"{doing} died of {of}" + (f" ({last_words})" if last_words else "")
-    return Check(name, what, _fix(failure, runtime))
-
-
-def _death(failure: Failure) -> int:
-    """The signal that ended a process; where none did, its exit code below 0."""
-    code = int(failure.reason)
-    return WINDOWS_DEATHS.get(code, -code)
-
-
-def _fix(failure: Failure, runtime: Runtime) -> str:
-    """The best that is known to do about a failure."""
-    for words, fix in HINTS.items():
-        if words in failure.message:
-            return fix
-    known = (_version(runtime), _death(failure)) if failure.kind == "death" else None
-    if known in KNOWN_DEATHS:
-        return KNOWN_DEATHS[known]
-    if failure.step == "numpy":
-        return "install it again: pip install --force-reinstall numpy"
-    if failure.step == "model":
-        return "export or copy it again"
-    return _another_version(runtime)
-
-
-def _version(runtime: Runtime) -> str | None:
-    """Of onnxruntime, if need be without importing it."""
-    return runtime.onnxruntime or next((package.split()[1] for package in runtime.packages), None)
-
-
-def _another_version(runtime: Runtime) -> str:
-    package = next((package.split()[0] for package in runtime.packages), "onnxruntime")
-    version = _version(runtime)
-    return f"install another version: pip install '{package}{f'!={version}' if version else ''}'"
-
-
-def _how_to_install(machine: Machine) -> str:
-    if sys.maxsize < 2**32:
-        return "install a 64-bit system: there are no packages of onnxruntime for 32 bits"
-    if "musl" in str(sysconfig.get_config_var("SOABI")):
-        return "take a system with glibc, such as Debian, or Alpine's own package: pip has none for musl"
-    if "Jetson" in machine.system:
-        return "install NVIDIA's own onnxruntime-gpu for this JetPack, or pip install 'tgems-edge[cpu]'"
-    return "pip install 'tgems-edge[cpu]', or [gpu]"
+        yield Check("model", *explain(failure, machine, runtime))
 
 
 def _parse(version: str) -> tuple[int, ...]:
@@ -278,7 +146,7 @@ def _fp16(machine: Machine, runtime: Runtime) -> Iterator[Check]:
     if runtime.provider not in (None, "CPUExecutionProvider"):
         return
     what = "a CPU gains nothing from fp16"
-    version = _version(runtime)
+    version = runtime.version
     if machine.architecture == "aarch64" and version and _parse(version) >= (1, 24, 1):
         what += f", and on ARM this version may overflow in it ({version})"  # 32600
     yield Check("fp16", what, "export it with --precision fp32 or int8, or run it on a GPU with --provider")
