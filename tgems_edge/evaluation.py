@@ -170,7 +170,8 @@ def _classify(classifier: Classifier, folder: ImageFolder, batch: int, reporter:
     probabilities: list[NDArray[np.float32]] = []
     exit_layers: list[int] = []
     speeds: list[Speed] = []
-    outcomes = classifier.classify_each(map(folder.path, range(len(folder.names))), batch=batch)
+    paths = map(folder.path, range(len(folder.names)))  # no sequence: reading ahead would disturb the times
+    outcomes = classifier.classify_each(paths, batch=batch)
     with reporter.task("classifying", len(folder.names), unit="pictures") as task:
         for label, outcome in zip(folder.labels, outcomes, strict=True):
             task.advance(1)

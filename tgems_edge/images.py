@@ -67,12 +67,14 @@ def find_pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if is_picture(path))
 
 
-def decode(picture: Picture) -> Image.Image:
+def decode(picture: Picture, *, shorter_side: int | None = None) -> Image.Image:
     """Any picture as 8-bit RGB.
 
     Args:
         picture: a path, the bytes of a file, a Pillow image, or an array of uint8, (H, W, 3) RGB or
             (H, W) grey.
+        shorter_side: a JPEG file may be decoded at a half, a quarter or an eighth of its size, as long as
+            its shorter side keeps this many pixels; default as it is.
 
     Raises:
         ImageError: missing, empty, truncated, not a picture, too large, or of an unknown pixel type.
@@ -82,10 +84,10 @@ def decode(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         return _load(lambda: picture, "the picture")
     if isinstance(picture, bytes):
-        return _from_bytes(picture, "the picture")
+        return _from_bytes(picture, "the picture", shorter_side)
     path = Path(picture)
     try:
-        return _from_bytes(path.read_bytes(), str(path))
+        return _from_bytes(path.read_bytes(), str(path), shorter_side)
     except (FileNotFoundError, ValueError):  # ValueError: a name that no file can have
         raise ImageError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -94,10 +96,17 @@ def decode(picture: Picture) -> Image.Image:
         raise ImageError(f"{path}: cannot be opened ({error.strerror})") from None
 
 
-def _from_bytes(data: bytes, name: str) -> Image.Image:
+def _from_bytes(data: bytes, name: str, shorter_side: int | None) -> Image.Image:
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); copy it again")
-    return _load(lambda: Image.open(io.BytesIO(data)), name)
+
+    def open_picture() -> Image.Image:
+        opened = Image.open(io.BytesIO(data))
+        if shorter_side:
+            opened.draft(None, (shorter_side, shorter_side))  # does nothing but to JPEGs
+        return opened
+
+    return _load(open_picture, name)
 
 
 def _load(open_picture: Callable[[], Image.Image], name: str) -> Image.Image:
@@ -181,16 +190,22 @@ def to_pixels(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.
     return np.asarray(_crop_or_pad(picture, preprocessing))
 
 
-def read_pixels(picture: Picture, preprocessing: Preprocessing, *, resize: bool = True) -> NDArray[np.uint8]:
+def read_pixels(
+    picture: Picture, preprocessing: Preprocessing, *, resize: bool = True, fast_decode: bool = False
+) -> NDArray[np.uint8]:
     """`decode` and `to_pixels` in one; an ImageError names the file.
 
     Args:
         picture: see `decode`.
         preprocessing: of the encoder.
         resize: False leaves resizing and cropping to the graph, and only refuses what it could not do.
+        fast_decode: large JPEG files at reduced scale, which changes pixels a little.
     """
+    # Twice the model's size leaves the last resizing, which is the encoder's own, something to average. As
+    # the shorter side is meant, that holds however the picture is turned, squashed or cropped afterwards.
+    shorter_side = 2 * max(preprocessing.size) if fast_decode else None
     try:
-        decoded = decode(picture)
+        decoded = decode(picture, shorter_side=shorter_side)
         if resize:
             return to_pixels(decoded, preprocessing)
         resized_size(decoded, preprocessing)

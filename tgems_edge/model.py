@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from importlib import resources
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +18,7 @@ from tgems_edge.card import Card
 from tgems_edge.errors import ImageError, ModelFileError
 from tgems_edge.images import Picture, read_pixels
 from tgems_edge.rates import top_k
-from tgems_edge.session import IMAGE, INPUT, open_session, read_card
+from tgems_edge.session import IMAGE, INPUT, describe_provider, open_session, read_card, run_session
 from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod, label_sets
 
 __all__ = ["Classifier", "Result", "Speed", "built_in_model", "default_model", "load"]
@@ -26,10 +26,14 @@ __all__ = ["Classifier", "Result", "Speed", "built_in_model", "default_model", "
 
 @dataclass(frozen=True)
 class Speed:
-    """Milliseconds per picture; in a batch, the batch's time divided by its pictures."""
+    """Milliseconds of one picture, by the clock.
+
+    Where pictures are read ahead (`Classifier.classify_each`), the stages of different pictures overlap and
+    slow each other down: a folder takes less than the sum over its pictures.
+    """
 
     preprocess: float
-    inference: float
+    inference: float  # this and the next: of its batch, divided by the pictures in it
     postprocess: float
 
 
@@ -110,18 +114,39 @@ class Result:
         return beyond_usual > self.card.rejection_bound(reject)
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A picture as the graph takes it."""
+
+    pixels: NDArray[np.uint8]  # (H, W, 3)
+    milliseconds: float  # that it took to read
+
+
 class Classifier:
     """A loaded model file. Safe to use from several threads."""
 
-    def __init__(self, model: Path | bytes, *, threads: int | None = None, provider: str | None = None):
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        threads: int | None = None,
+        provider: str | None = None,
+        fast_decode: bool = False,
+    ):
         """Opens `model`; see `load`."""
         self._session = open_session(model, threads=threads, provider=provider)
+        self._fast_decode = fast_decode
         self.card: Card = read_card(self._session, str(model) if isinstance(model, Path) else "the model")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The C class names, in the order of the rates."""
         return self.card.classes
+
+    @property
+    def provider(self) -> str:
+        """What runs the graph, in words: `CPU`, or another provider and how many nodes it left to the CPU."""
+        return describe_provider(self._session)
 
     def classify(self, picture: Picture) -> Result:
         """Labels one picture.
@@ -136,42 +161,71 @@ class Classifier:
 
     def classify_batch(self, pictures: Sequence[Picture]) -> list[Result]:
         """Labels several pictures in one run of the graph; see `classify`."""
-        if not pictures:
-            return []
-        start = perf_counter()
-        inputs = [self.preprocess(picture) for picture in pictures]
-        preprocessed = perf_counter()
-        rates, probabilities, exit_layers = self.run(inputs)
-        inferred = perf_counter()
-        order = top_k(rates, len(self.names))
-        share = 1000 / len(pictures)
-        speed = Speed(
-            preprocess=(preprocessed - start) * share,
-            inference=(inferred - preprocessed) * share,
-            postprocess=(perf_counter() - inferred) * share,
-        )
-        return [
-            Result(self.card, rates[i], probabilities[i], order[i], int(exit_layers[i]), speed)
-            for i in range(len(pictures))
-        ]
+        return self._answer([self._read(picture) for picture in pictures])
 
-    def classify_each(self, pictures: Iterable[Picture], *, batch: int = 1) -> Iterator[Result | ImageError]:
+    def classify_each(
+        self, pictures: Iterable[Picture], *, batch: int = 1
+    ) -> Generator[Result | ImageError, None, None]:
         """Labels any number of pictures; one that cannot be read gives its error and the others go on.
 
+        While the graph runs, a thread reads the pictures of the next run. It ends with the iterator, and when
+        that is closed.
+
         Args:
-            pictures: see `classify`; opened when their turn comes.
+            pictures: see `classify`. Those of a sequence are read ahead; those of any other iterable, which
+                may wait for a camera, are only asked for when their turn comes.
             batch: pictures per run of the graph.
         """
-        remaining = iter(pictures)
-        while chunk := list(islice(remaining, batch)):
-            try:
-                yield from self.classify_batch(chunk)
-            except ImageError as error:
-                yield from [error] if len(chunk) == 1 else self.classify_each(chunk)
+        if isinstance(pictures, Sequence) and len(pictures) > batch:
+            from tgems_edge.ahead import map_ahead  # a single picture starts sooner without
+
+            with closing(map_ahead(self._try_to_read, pictures, batch)) as reads:
+                yield from self._answer_each(reads, batch)
+        else:
+            yield from self._answer_each(map(self._try_to_read, pictures), batch)
+
+    def _read(self, picture: Picture) -> _Read:
+        start = perf_counter()
+        pixels = self.preprocess(picture)
+        return _Read(pixels, 1000 * (perf_counter() - start))
+
+    def _try_to_read(self, picture: Picture) -> _Read | ImageError:
+        try:
+            return self._read(picture)
+        except ImageError as error:
+            return error
+
+    def _answer_each(self, reads: Iterator[_Read | ImageError], batch: int) -> Iterator[Result | ImageError]:
+        while chunk := list(islice(reads, batch)):
+            results = iter(self._answer([read for read in chunk if isinstance(read, _Read)]))
+            yield from (next(results) if isinstance(read, _Read) else read for read in chunk)
+
+    def _answer(self, reads: Sequence[_Read]) -> list[Result]:
+        """Runs the graph once."""
+        if not reads:
+            return []
+        start = perf_counter()
+        rates, probabilities, exit_layers = self.run([read.pixels for read in reads])
+        inferred = perf_counter()
+        order = top_k(rates, len(self.names))
+        share = 1000 / len(reads)
+        inference, postprocess = (inferred - start) * share, (perf_counter() - inferred) * share
+        return [
+            Result(
+                self.card,
+                rates[i],
+                probabilities[i],
+                order[i],
+                int(exit_layers[i]),
+                Speed(read.milliseconds, inference, postprocess),
+            )
+            for i, read in enumerate(reads)
+        ]
 
     def preprocess(self, picture: Picture) -> NDArray[np.uint8]:
         """What the graph takes of a picture: uint8 (H, W, 3), resized unless the graph does that itself."""
-        return read_pixels(picture, self.card.preprocessing, resize=self.card.input == INPUT)
+        resize = self.card.input == INPUT
+        return read_pixels(picture, self.card.preprocessing, resize=resize, fast_decode=self._fast_decode)
 
     def run(
         self, inputs: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
@@ -185,13 +239,14 @@ class Classifier:
             rates (B, C), probabilities (B, C), exit layers (B,).
 
         Raises:
-            ModelFileError: a block answered that is no exit of the card.
+            ModelFileError: onnxruntime cannot run it, or a block answered that is no exit of the card.
         """
         wanted = ["rates", "probabilities", "exit_layer"]
         if self.card.input == INPUT:
-            rates, probabilities, exit_layers = self._session.run(wanted, {INPUT: np.stack(list(inputs))})
+            pixels = np.stack(list(inputs))
+            rates, probabilities, exit_layers = run_session(self._session, wanted, {INPUT: pixels})
         else:
-            runs = [self._session.run(wanted, {IMAGE: picture}) for picture in inputs]
+            runs = [run_session(self._session, wanted, {IMAGE: picture}) for picture in inputs]
             rates, probabilities, exit_layers = map(np.concatenate, zip(*runs, strict=True))
         # What such rates mean, and when they are surprising, nobody could say.
         if strange := set(exit_layers.tolist()).difference(self.card.exit_layers):
@@ -202,7 +257,11 @@ class Classifier:
 
 
 def load(
-    model: str | Path | None = None, *, threads: int | None = None, provider: str | None = None
+    model: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
+    fast_decode: bool = False,
 ) -> Classifier:
     """Loads a model file.
 
@@ -210,6 +269,7 @@ def load(
         model: the file; default `$TGEMS_MODEL`, else `./model.onnx`, else the built-in demo file.
         threads: how many threads one run may use; default `$TGEMS_NUM_THREADS`, else the physical cores.
         provider: onnxruntime's execution provider, such as `CUDA`; default CPU.
+        fast_decode: large JPEG files are decoded at reduced scale: sooner, with slightly other pixels.
 
     Raises:
         ModelFileError: the file is missing, broken, not ours, or too new.
@@ -217,7 +277,7 @@ def load(
         MissingDependency: no onnxruntime is installed.
     """
     path = Path(model) if model is not None else default_model()
-    return Classifier(path, threads=threads, provider=provider)
+    return Classifier(path, threads=threads, provider=provider, fast_decode=fast_decode)
 
 
 def default_model() -> Path:
@@ -230,4 +290,4 @@ def default_model() -> Path:
 
 def built_in_model() -> Path:
     """The demo file that ships with the package: exit 5 of the demo CLIP, CIFAR-10's ten names."""
-    return Path(str(resources.files("tgems_edge"))) / "demo" / "model.onnx"
+    return Path(__file__).parent / "demo" / "model.onnx"

@@ -7,8 +7,11 @@ imported here and nowhere else, and only when a file is opened.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from tgems_edge.card import Card
 from tgems_edge.errors import InputError, MissingDependency, ModelFileError
@@ -18,8 +21,9 @@ from tgems_edge.onnx_file import check_file
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["open_session", "read_card"]
+__all__ = ["describe_provider", "open_session", "read_card", "run_session"]
 
+CPU = "CPUExecutionProvider"
 INPUT = "pixels"  # resized and cropped, (B, H, W, 3)
 IMAGE = "image"  # whole, (H, W, 3) of any size
 MOST_THREADS = 1024
@@ -38,7 +42,7 @@ def open_session(
 
     Raises:
         ModelFileError: missing, truncated or not ONNX, or too new for the installed onnxruntime.
-        InputError: a provider that this onnxruntime does not have, or that fell back to the CPU.
+        InputError: a provider that this onnxruntime does not have, or that left everything to the CPU.
         MissingDependency: no onnxruntime is installed.
     """
     if isinstance(model, Path):
@@ -50,38 +54,55 @@ def open_session(
             "no onnxruntime is installed: pip install 'tgems-edge[cpu]' (or [gpu]; on a Jetson, NVIDIA's own)"
         ) from None
 
+    chosen = _resolve_provider(provider, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
     options.intra_op_num_threads = _check_threads(threads)
-    # Spinning threads answer a little sooner and burn a whole core while they wait.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    chosen = _resolve_provider(provider, onnxruntime.get_available_providers())
+    options.add_session_config_entry("session.intra_op.allow_spinning", _check_spinning())
+    # While loading, weights are replaced by copies that suit the processor. With this, the originals go back
+    # to the system; onnxruntime 1.17 would keep them in its arena (1.23 and later would not). What else there
+    # is to set stays: no arena or no memory pattern saves nothing, no copies makes runs twice as slow.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if chosen != CPU:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # `_count_nodes`
     source = str(model) if isinstance(model, Path) else model
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=[chosen])
+        session = onnxruntime.InferenceSession(source, options, providers=[chosen], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class
         reason = " ".join(str(error).replace(source, "").split()) if isinstance(source, str) else str(error)
-        if "IR version" in reason or "opset" in reason:
-            raise ModelFileError(
-                f"{_name(model)}: onnxruntime {onnxruntime.__version__} is too old for it ({reason}); "
-                "install a newer one"
-            ) from None
-        if "NOT_IMPLEMENTED" in reason:
-            raise ModelFileError(
-                f"{_name(model)}: onnxruntime {onnxruntime.__version__} with {chosen} cannot run it "
-                f"({reason}); take another provider or version, or export it with --no-if or another "
-                "--precision"
-            ) from None
-        raise ModelFileError(
-            f"{_name(model)}: not a model that onnxruntime can load, or cut short ({reason}); "
-            "export or copy it again"
-        ) from None
-    if session.get_providers()[0] != chosen:
-        raise InputError(
-            f"{chosen} could not be started and onnxruntime fell back to {session.get_providers()[0]}; "
-            "check its driver, or leave --provider out"
-        )
+        raise _refusal(_name(model), reason, onnxruntime.__version__, chosen) from None
+    session.disable_fallback()  # a run that fails elsewhere would be run again on the CPU
+    _check_placement(session, chosen)
     return session
+
+
+def describe_provider(session: onnxruntime.InferenceSession) -> str:
+    """What runs the graph, in words: `CPU`, or another provider and how many nodes it left to the CPU."""
+    provider = session.get_providers()[0]
+    if provider == CPU:
+        return _short(CPU)
+    nodes = _count_nodes(session)
+    if nodes is None:
+        return f"{_short(provider)}, unknown what it left to the CPU"
+    return f"{_short(provider)}, {nodes.total() - nodes[provider]} of {nodes.total()} nodes on the CPU"
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, outputs: list[str], inputs: dict[str, NDArray[Any]]
+) -> list[NDArray[Any]]:
+    """Runs a graph.
+
+    Raises:
+        ModelFileError: it cannot be run on this input, here and now.
+    """
+    try:
+        results: list[NDArray[Any]] = session.run(outputs, inputs)
+    except Exception as error:  # as above
+        raise ModelFileError(
+            f"the model could not be run ({' '.join(str(error).split())}); try fewer pictures at once or "
+            "another provider, or export it again"
+        ) from None
+    return results
 
 
 def read_card(session: onnxruntime.InferenceSession, name: str) -> Card:
@@ -116,12 +137,68 @@ def _check_threads(asked: int | None) -> int:
     return int(text)
 
 
+def _check_spinning() -> str:
+    """Whether waiting threads spin: they answer a little sooner and burn a whole core each meanwhile."""
+    text = os.environ.get("TGEMS_SPIN") or "0"
+    if text not in ("0", "1"):
+        raise InputError(f"TGEMS_SPIN is {text!r}; give 1, or 0 (the default)")
+    return text
+
+
 def _resolve_provider(asked: str | None, available: list[str]) -> str:
-    wanted = (asked or "CPU").removesuffix("ExecutionProvider").lower()
-    for provider in available:
-        if provider.removesuffix("ExecutionProvider").lower() == wanted:
-            return provider
-    raise InputError(f"no provider {asked!r} in this onnxruntime; it has {', '.join(available)}")
+    providers = {_short(provider).lower(): provider for provider in available}
+    wanted = (asked or CPU).lower().removesuffix("executionprovider")
+    if wanted not in providers:
+        names = ", ".join(map(_short, available))
+        raise InputError(f"no provider {asked!r} in this onnxruntime; it has {names}")
+    return providers[wanted]
+
+
+def _short(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider")
+
+
+def _refusal(name: str, reason: str, version: str, provider: str) -> ModelFileError:
+    """What an exception of onnxruntime means for the user."""
+    if "IR version" in reason or "opset" in reason:
+        return ModelFileError(
+            f"{name}: onnxruntime {version} is too old for it ({reason}); install a newer one"
+        )
+    if "NOT_IMPLEMENTED" in reason:
+        return ModelFileError(
+            f"{name}: onnxruntime {version} with {provider} cannot run it ({reason}); take another provider "
+            "or version, or export it with --no-if or another --precision"
+        )
+    if provider != CPU:
+        return ModelFileError(
+            f"{name}: {provider} could not load it ({reason}); check its driver, or leave --provider out"
+        )
+    return ModelFileError(
+        f"{name}: not a model that onnxruntime can load, or cut short ({reason}); export or copy it again"
+    )
+
+
+def _check_placement(session: onnxruntime.InferenceSession, chosen: str) -> None:
+    """Raises InputError where the CPU would do all the work of another provider."""
+    actual = session.get_providers()[0]
+    if actual != chosen:
+        raise InputError(
+            f"{chosen} could not be started and onnxruntime fell back to {actual}; check its driver, or "
+            "leave --provider out"
+        )
+    nodes = None if chosen == CPU else _count_nodes(session)
+    if nodes is not None and not nodes[chosen]:
+        raise InputError(
+            f"{chosen} can run no part of this model, the CPU would run it all; leave --provider out"
+        )
+
+
+def _count_nodes(session: onnxruntime.InferenceSession) -> Counter[str] | None:
+    """How many nodes each provider took; None where onnxruntime cannot say, as before 1.24."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    parts = session.get_provider_graph_assignment_info()
+    return Counter(part.ep_name for part in parts for _ in part.get_nodes())
 
 
 def _name(model: Path | bytes) -> str:

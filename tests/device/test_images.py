@@ -15,7 +15,7 @@ from PIL import Image
 
 from tgems_edge.card import noise_pixels
 from tgems_edge.errors import ImageError
-from tgems_edge.images import Preprocessing, decode, find_pictures, to_pixels
+from tgems_edge.images import Preprocessing, decode, find_pictures, read_pixels, to_pixels
 
 Transpose = Image.Transpose
 
@@ -121,6 +121,58 @@ STORED = {
     7: UPRIGHT.transpose(Transpose.TRANSVERSE),
     8: UPRIGHT.transpose(Transpose.ROTATE_270),
 }
+
+
+class TestReducedScale:
+    @pytest.mark.parametrize(
+        ("size", "shorter_side", "expected"),
+        [
+            ((800, 600), 600, (800, 600)),
+            ((800, 600), 301, (800, 600)),
+            ((800, 600), 300, (400, 300)),
+            ((600, 800), 200, (300, 400)),
+            ((801, 603), 150, (201, 151)),
+            ((800, 600), 1, (100, 75)),
+        ],
+    )
+    def test_a_jpeg_keeps_what_its_shorter_side_has_to(self, draw, size, shorter_side, expected):
+        data = encoded(draw(1, *size), "JPEG", quality=95)
+        assert decode(data, shorter_side=shorter_side).size == expected
+
+    @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+    def test_other_formats_stay_as_they_are(self, draw, kind):
+        data = encoded(draw(1, 80, 60), kind)
+        assert pixels_of(decode(data, shorter_side=5)) == pixels_of(decode(data))
+
+    @pytest.mark.parametrize("orientation", [1, 6])
+    @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+    @pytest.mark.parametrize("model_size", [(64, 64), (40, 72)])
+    def test_pixels_are_nearly_the_same(self, draw, tmp_path, model_size, resize_mode, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / "photograph.jpg"
+        draw(1, 1600, 1200).save(path, quality=95, exif=exif)
+        wanted = preprocessing(model_size, resize_mode)
+        whole = read_pixels(path, wanted).astype(int)
+        reduced = read_pixels(path, wanted, fast_decode=True)
+        assert reduced.shape == whole.shape
+        assert 0 < np.abs(whole - reduced).mean() < 2
+
+    def test_a_small_picture_is_the_same(self, draw, tmp_path):
+        path = tmp_path / "small.jpg"
+        draw(1, 255, 255).save(path)
+        wanted = preprocessing((64, 64))
+        assert_array_equal(read_pixels(path, wanted), read_pixels(path, wanted, fast_decode=True))
+
+    def test_a_graph_that_resizes_gets_the_reduced_picture(self, draw, tmp_path):
+        path = tmp_path / "photograph.jpg"
+        draw(1, 640, 512).save(path)
+        pixels = read_pixels(path, preprocessing((64, 64)), resize=False, fast_decode=True)
+        assert pixels.shape == (128, 160, 3)
+
+    def test_an_open_pillow_image_is_left_alone(self, draw):
+        opened = Image.open(io.BytesIO(encoded(draw(1, 800, 600), "JPEG")))
+        assert decode(opened, shorter_side=10).size == (800, 600)
 
 
 class TestOrientation:

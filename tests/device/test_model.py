@@ -4,12 +4,16 @@ import base64
 import hashlib
 import json
 import sys
+import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import astuple, replace
 
 import numpy as np
+import onnxruntime
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from tgems_edge.card import is_sealed, noise_pixels
@@ -122,7 +126,14 @@ class TestClassify:
         expected = classifier.classify_batch(pictures)
         assert [r.label for r in results if isinstance(r, Result)] == [r.label for r in expected]
 
-    def test_pictures_are_opened_when_their_turn_comes(self, classifier, pictures):
+    @pytest.mark.parametrize("batch", [1, 2, 3, 5])
+    def test_reading_ahead_changes_no_answer(self, classifier, pictures, batch):
+        ahead = list(classifier.classify_each(pictures, batch=batch))
+        one_by_one = list(classifier.classify_each(iter(pictures), batch=batch))
+        for result, expected in zip(ahead, one_by_one, strict=True):
+            assert_array_equal(result.rates, expected.rates)
+
+    def test_pictures_that_come_one_by_one_are_opened_when_their_turn_comes(self, classifier, pictures):
         opened = []
 
         def one_by_one():
@@ -134,11 +145,40 @@ class TestClassify:
         next(results)
         assert len(opened) == 2
 
-    def test_several_threads_may_share_a_classifier(self, classifier, pictures):
-        expected = [classifier.classify(picture).label for picture in pictures] * 8
+    def test_no_more_is_read_ahead_than_the_next_batch(self, classifier, pictures, monkeypatch):
+        read = []
+        preprocess = classifier.preprocess
+        monkeypatch.setattr(classifier, "preprocess", lambda picture: read.append(0) or preprocess(picture))
+        with closing(classifier.classify_each(pictures * 4, batch=2)) as results:
+            next(results)
+            assert len(read) <= 4
+
+    def test_the_thread_that_reads_ends_when_the_results_are_closed(self, classifier, pictures):
+        before = threading.active_count()
+        results = classifier.classify_each(pictures)
+        next(results)
+        assert threading.active_count() == before + 1
+        results.close()
+        assert threading.active_count() == before
+
+    def test_a_single_batch_needs_no_thread(self, classifier, pictures):
+        before = threading.active_count()
+        for _ in classifier.classify_each(pictures, batch=len(pictures)):
+            assert threading.active_count() == before
+
+    def test_several_threads_may_share_a_classifier(self, dynamic_model):
+        """Through every way to classify, where each picture has an exit of its own."""
+        model = load(dynamic_model(), threads=2)
+        pictures = [GREEN, NAVY, YELLOW, GREEN // 2] * 5
+        expected = [model.classify(picture).label for picture in pictures]
+        ways = [
+            lambda: [model.classify(picture) for picture in pictures],
+            lambda: model.classify_batch(pictures),
+            lambda: list(model.classify_each(pictures, batch=3)),
+        ]
         with ThreadPoolExecutor(4) as pool:
-            results = list(pool.map(classifier.classify, pictures * 8))
-        assert [result.label for result in results] == expected
+            for results in pool.map(lambda way: way(), ways * 8):
+                assert [result.label for result in results] == expected
 
     def test_an_unreadable_picture_is_named(self, classifier, tmp_path):
         with pytest.raises(ImageError, match=r"missing\.jpg"):
@@ -262,13 +302,45 @@ class TestSeveralExits:
 
 
 class TestSettings:
-    @pytest.mark.parametrize("provider", [None, "CPU", "cpu", "CPUExecutionProvider"])
+    @pytest.mark.parametrize("provider", [None, "CPU", "cpu", "CPUExecutionProvider", "cpuexecutionprovider"])
     def test_the_cpu_provider_has_several_names(self, provider):
-        assert load(built_in_model(), threads=2, provider=provider).classify(GREEN).label
+        model = load(built_in_model(), threads=2, provider=provider)
+        assert model.classify(GREEN).label
+        assert model.provider == "CPU"
 
-    def test_an_unknown_provider_lists_those_there_are(self):
-        with pytest.raises(InputError, match=r"'TPU'.*CPUExecutionProvider"):
-            load(built_in_model(), provider="TPU")
+    @pytest.mark.parametrize("provider", ["TPU", "CUDA", "XNNPACK", "ACL", "OpenVINO", "TensorRT"])
+    def test_a_provider_that_is_not_there_lists_those_that_are(self, monkeypatch, provider):
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+        with pytest.raises(InputError, match=f"^no provider '{provider}' in this onnxruntime; it has CPU$"):
+            load(built_in_model(), provider=provider)
+
+    @pytest.mark.parametrize("provider", ["xnnpack", "XNNPACK", "XnnpackExecutionProvider"])
+    def test_a_provider_is_found_whatever_its_case(self, monkeypatch, provider):
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["XnnpackExecutionProvider"])
+        with pytest.warns(UserWarning, match="Xnnpack"), pytest.raises(InputError, match="fell back to CPU"):
+            load(built_in_model(), provider=provider)
+
+    def test_a_provider_that_can_run_nothing_is_not_replaced_silently(self):
+        if not {"AzureExecutionProvider"} < set(onnxruntime.get_available_providers()):
+            pytest.skip("needs a provider that takes no node")
+        if not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
+            pytest.skip("this onnxruntime does not say which provider runs what")
+        with pytest.raises(InputError, match="AzureExecutionProvider can run no part of this model"):
+            load(built_in_model(), provider="azure")
+
+    @pytest.mark.parametrize(
+        ("nodes", "said"),
+        [
+            ({"CUDAExecutionProvider": 270, "CPUExecutionProvider": 7}, "CUDA, 7 of 277 nodes on the CPU"),
+            ({"CUDAExecutionProvider": 277}, "CUDA, 0 of 277 nodes on the CPU"),
+            (None, "CUDA, unknown what it left to the CPU"),
+        ],
+    )
+    def test_what_is_left_to_the_cpu_is_said(self, monkeypatch, nodes, said):
+        model = load(built_in_model())
+        monkeypatch.setattr(model._session, "_providers", ["CUDAExecutionProvider", "CPUExecutionProvider"])
+        monkeypatch.setattr("tgems_edge.session._count_nodes", lambda session: nodes and Counter(nodes))
+        assert model.provider == said
 
     def test_a_provider_that_does_not_start_is_not_replaced_silently(self, monkeypatch):
         monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
@@ -284,6 +356,25 @@ class TestSettings:
         monkeypatch.setenv("TGEMS_NUM_THREADS", variable)
         session = load(built_in_model(), threads=argument)._session
         assert session.get_session_options().intra_op_num_threads == expected
+
+    @pytest.mark.parametrize(("variable", "expected"), [(None, "0"), ("", "0"), ("0", "0"), ("1", "1")])
+    def test_threads_spin_only_if_asked_to(self, monkeypatch, variable, expected):
+        if variable is not None:
+            monkeypatch.setenv("TGEMS_SPIN", variable)
+        options = load(built_in_model())._session.get_session_options()
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == expected
+
+    def test_nonsense_about_spinning_is_refused(self, monkeypatch):
+        monkeypatch.setenv("TGEMS_SPIN", "yes")
+        with pytest.raises(InputError, match=r"^TGEMS_SPIN is 'yes'; give 1, or 0"):
+            load(built_in_model())
+
+    def test_large_jpegs_are_decoded_at_reduced_scale_if_asked_to(self, draw, tmp_path):
+        path = tmp_path / "photograph.jpg"
+        draw(1, 1024, 1024).save(path)
+        whole, reduced = (load(built_in_model(), fast_decode=fast).classify(path) for fast in (False, True))
+        assert whole.label == reduced.label
+        assert 0 < np.abs(whole.rates - reduced.rates).max() < 0.5
 
     @pytest.mark.parametrize("threads", [0, -1])
     def test_a_number_of_threads_below_one_is_refused(self, threads):
@@ -304,6 +395,15 @@ class TestSettings:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         with pytest.raises(MissingDependency, match=r"pip install 'tgems-edge\[cpu\]'"):
             load(built_in_model())
+
+
+class TestRunning:
+    def test_a_run_that_fails_is_one_line(self, classifier):
+        with pytest.raises(ModelFileError, match=r"^the model could not be run \([^\n]*\); try fewer"):
+            classifier.run([np.zeros((1, 2, 3), np.uint8)])
+
+    def test_a_run_is_not_repeated_on_the_cpu(self, classifier):
+        assert not classifier._session._enable_fallback
 
 
 def refusal(path):

@@ -7,6 +7,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ import typer
 
 from tgems_edge.card import Card
 from tgems_edge.cli import report_error
-from tgems_edge.cli.model_file import Batch, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
 from tgems_edge.errors import ImageError, InputError
 from tgems_edge.images import Picture, find_pictures
 from tgems_edge.model import Result, Speed
@@ -61,6 +62,7 @@ def classify(
     batch: Batch = 1,
     threads: Threads = None,
     provider: Provider = None,
+    fast_decode: FastDecode = False,
     quiet: Quiet = False,
 ) -> None:
     """Label pictures with a model file.
@@ -74,7 +76,7 @@ def classify(
     Example: tgems-edge classify --model model.onnx holiday/ --json
     """
     pictures = _find_pictures(images)
-    classifier, description = open_model(model, threads=threads, provider=provider)
+    classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
     card = classifier.card
     doubt = _check_doubt(card, coverage, sets, reject)
     if not quiet:
@@ -85,14 +87,14 @@ def classify(
     failed = 0
     speeds = []
     exit_layers: Counter[int] = Counter()
-    results = classifier.classify_each(map(_open, pictures), batch=batch)
-    for name, result in zip(pictures, results, strict=True):
-        show(name, result)
-        if isinstance(result, ImageError):
-            failed += 1
-        else:
-            speeds.append(result.speed)
-            exit_layers[result.exit_layer] += 1
+    with closing(classifier.classify_each([_open(name) for name in pictures], batch=batch)) as results:
+        for name, result in zip(pictures, results, strict=True):
+            show(name, result)
+            if isinstance(result, ImageError):
+                failed += 1
+            else:
+                speeds.append(result.speed)
+                exit_layers[result.exit_layer] += 1
     if speeds and not quiet:
         if card.dynamic:
             typer.echo(_describe_exits(card, exit_layers), err=True)

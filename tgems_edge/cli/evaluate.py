@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from tgems_edge.cli.model_file import Batch, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
 from tgems_edge.cli.tables import aligned
 from tgems_edge.errors import AccuracyError, ImageError, InputError
 from tgems_edge.sets import DEFAULT_COVERAGE
@@ -38,6 +38,7 @@ def evaluate(
     batch: Batch = 1,
     threads: Threads = None,
     provider: Provider = None,
+    fast_decode: FastDecode = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model file: accuracy, calibration, coverage, time.
@@ -55,7 +56,7 @@ def evaluate(
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy:g}: give a share from 0 to 1, such as 0.8")
     reporter = Reporter(quiet=quiet)
-    classifier, description = open_model(model, threads=threads, provider=provider)
+    classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
     reporter.say(description)
     found = evaluate(classifier, read_labelled(data), reporter, batch=batch)
     typer.echo(json.dumps(_as_json(found), ensure_ascii=False) if as_json else _as_text(found))

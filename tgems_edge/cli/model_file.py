@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +11,9 @@ import typer
 
 from tgems_edge.model import Classifier, built_in_model, default_model
 
-__all__ = ["Batch", "Json", "Model", "Provider", "Quiet", "Threads", "open_model"]
+__all__ = ["Batch", "FastDecode", "Json", "Model", "Provider", "Quiet", "Threads", "open_model"]
+
+M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 128 * 1024  # as in malloc.h, and glibc's default in bytes
 
 Model = Annotated[
     Path | None,
@@ -24,13 +28,38 @@ Threads = Annotated[
 Provider = Annotated[
     str | None, typer.Option(help="onnxruntime execution provider, such as CUDA. Default: CPU.")
 ]
+FastDecode = Annotated[
+    bool,
+    typer.Option(
+        "--fast-decode",
+        help="Decode large JPEGs at reduced scale: sooner, and answers may change a little.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
 
 
-def open_model(model: Path | None, *, threads: int | None, provider: str | None) -> tuple[Classifier, str]:
-    """The file that was named, or the default, and a line that says which it is."""
+def open_model(
+    model: Path | None, *, threads: int | None, provider: str | None, fast_decode: bool = False
+) -> tuple[Classifier, str]:
+    """The file that was named, or the default, and a line that says which it is and what runs it."""
+    _return_freed_memory()
     path = model or default_model()
-    classifier = Classifier(path, threads=threads, provider=provider)
+    classifier = Classifier(path, threads=threads, provider=provider, fast_decode=fast_decode)
     named = "built-in demo file" if path == built_in_model() else str(path)
     size = f"{path.stat().st_size / 1e6:.1f} MB"
-    return classifier, f"model: {named} ({classifier.card.description}, {size})"
+    parts = [classifier.card.description, size]
+    if classifier.provider != "CPU":
+        parts.append(classifier.provider)
+    return classifier, f"model: {named} ({', '.join(parts)})"
+
+
+def _return_freed_memory() -> None:
+    """Tells the C library to give freed memory back to the system at once; what is not glibc is left alone.
+
+    As large blocks come and go, glibc keeps ever more of what is freed: after loading, two thirds of the size
+    of the model file. To state the limit it begins with stops that. It is the whole process that is told, so
+    a command may do this and the library must not; a program that loads models can be started with
+    MALLOC_TRIM_THRESHOLD_=131072 instead.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)

@@ -1,0 +1,137 @@
+"""A hundred thousand classifications from four threads through one loaded model: does it leak, is it right?
+
+    python benchmarks/soak.py
+
+The built-in model, pictures of many sizes drawn from seeds, as files in memory, so that decoding and
+resizing are covered too. Every label is compared with the one that the same picture got before the other
+threads were there. Eight minutes on two cores; Linux only, which says how much memory is resident. Writes
+benchmarks/results/soak.md.
+"""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from report import write_report
+
+from tgems_edge.model import Classifier, built_in_model, load
+from tgems_edge.progress import Reporter
+
+RUNS = 100_000
+THREADS = 4
+PICTURES = 101  # a prime: each thread meets each picture in turn
+SIZES = (16, 320)  # pixels of a side, from and to
+SECONDS_BETWEEN_SAMPLES = 0.5
+WARM_UP = 0.1  # share of the runs in which memory may still grow to what it needs
+PARTS = 10  # of the samples behind it, left out in turn to see how sure the slope is
+
+
+def draw_pictures() -> list[bytes]:
+    """JPEG and PNG files of smooth noise."""
+    rng = np.random.default_rng(0)
+    files = []
+    for number in range(PICTURES):
+        width, height = rng.integers(*SIZES, 2).tolist()
+        noise = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
+        picture = Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR)
+        file = io.BytesIO()
+        picture.save(file, "PNG" if number % 2 else "JPEG")
+        files.append(file.getvalue())
+    return files
+
+
+class Worker:
+    """What one of the threads that share a model does."""
+
+    def __init__(self, classifier: Classifier, files: list[bytes], rates: NDArray[np.float32], number: int):
+        """Its runs are those that leave the remainder `number`; `rates` (n, C) are expected."""
+        self._classifier, self._files, self._rates = classifier, files, rates
+        self._turns = range(number, RUNS, THREADS)
+        self.done = 0
+        self.wrong = 0  # labels
+        self.difference = 0.0  # of a rate, the largest
+
+    def run(self) -> None:
+        """Classifies and compares."""
+        for turn in self._turns:
+            index = turn % PICTURES
+            result = self._classifier.classify(self._files[index])
+            expected = self._rates[index]
+            self.wrong += result.top1 != expected.argmin()
+            self.difference = max(self.difference, float(np.abs(result.rates - expected).max()))
+            self.done += 1
+
+
+def resident() -> float:
+    """Megabytes of this process."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def soak(workers: list[Worker]) -> NDArray[np.float64]:
+    """Runs the threads to their end: (n, 2) runs that were done and megabytes resident then."""
+    samples = [(0, resident())]
+    task = Reporter().task("classifying", RUNS, unit="pictures")
+    with task, ThreadPoolExecutor(len(workers)) as pool:
+        running = [pool.submit(worker.run) for worker in workers]
+        while samples[-1][0] < RUNS:
+            for done in wait(running, SECONDS_BETWEEN_SAMPLES).done:
+                done.result()  # raises what the thread raised
+            samples.append((sum(worker.done for worker in workers), resident()))
+            task.advance(samples[-1][0] - samples[-2][0])
+    return np.array(samples, float)
+
+
+def slope(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """Kilobytes per 1000 runs, and their standard error.
+
+    Neighbouring samples are alike, so the error is that of the jackknife, which leaves out a tenth of them in
+    one piece, and not that of the straight line.
+    """
+
+    def fit(kept: NDArray[np.float64]) -> float:
+        return float(1000 * 1024 * np.polyfit(kept[:, 0], kept[:, 1], 1)[0])
+
+    parts = np.array_split(np.arange(len(samples)), PARTS)
+    without = np.array([fit(np.delete(samples, part, 0)) for part in parts])
+    error = np.sqrt((PARTS - 1) * without.var())
+    return fit(samples), float(error)
+
+
+def main() -> None:
+    """Soak the built-in model."""
+    files = draw_pictures()
+    classifier = load(built_in_model(), threads=1)
+    rates = np.stack([classifier.classify(file).rates for file in files])
+    workers = [Worker(classifier, files, rates, number) for number in range(THREADS)]
+    started = perf_counter()
+    samples = soak(workers)
+    minutes = (perf_counter() - started) / 60
+    wrong, difference = sum(w.wrong for w in workers), max(w.difference for w in workers)
+    warm = samples[samples[:, 0] >= WARM_UP * RUNS]
+    growth, error = slope(warm)
+    rows = [["0", f"{samples[0, 1]:.1f}"]]
+    for part in np.array_split(samples[1:], PARTS):
+        rows.append([f"{part[-1, 0]:.0f}", f"{part[:, 1].mean():.1f}"])
+    write_report(
+        "soak",
+        "Soak",
+        "python benchmarks/soak.py",
+        f"{RUNS} classifications of {PICTURES} pictures from {THREADS} threads through one "
+        f"loaded model, in {minutes:.1f} minutes. {wrong} labels differ from those of a single thread; the "
+        f"largest difference of a rate is {difference:.1g}. After the first {WARM_UP:.0%}, resident memory "
+        f"grows by {growth:.2f} ± {error:.2f} kB per 1000 classifications (slope of a straight line through "
+        f"{len(warm)} samples, and its standard error).",
+        ["classifications", "MB resident, mean since the row above"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
