@@ -62,10 +62,9 @@ FORMS = {
     "int8": ([2], Form(precision="int8")),
     "int8-vnni-image": ([2], Form(precision="int8", target="x86-vnni", input="image")),
     "int8-dynamic": ([2], Form(precision="int8-dynamic")),
-    "exits": ([1, 2, 3], Form()),
-    "exits-int8-image": ([1, 2, 3], Form(precision="int8", input="image")),
-    "exits-int8-flat": ([1, 2, 3], Form(precision="int8", dynamics=Dynamics(nested=False))),
-    "exits-int8-dynamic": ([1, 2, 3], Form(precision="int8-dynamic")),
+    "exits-int8": ([1, 2], Form(precision="int8")),
+    "exits-flat-image": ([1, 2], Form(input="image", dynamics=Dynamics(nested=False))),
+    "exits-int8-dynamic": ([1, 2], Form(precision="int8-dynamic")),
 }
 
 

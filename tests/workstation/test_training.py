@@ -293,7 +293,7 @@ KILLS = {
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_killed_training_ends_in_the_same_bytes(command, figures, tmp_path):
-    arguments = ["train", figures, "--layer", "1", "--layer", "2", "--k", "16", "--epochs", "60", "--quiet"]
+    arguments = ["train", figures, "--layer", "1", "--layer", "2", "--k", "16", "--epochs", "30", "--quiet"]
 
     def start():
         return subprocess.Popen(
