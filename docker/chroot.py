@@ -127,31 +127,27 @@ def build(
         subprocess.CalledProcessError: a step failed.
         ValueError: an instruction that is not known here, or a base with another Python than its name says.
     """
-    name = f"{dockerfile.stem}-{arch}"
     roots.mkdir(parents=True, exist_ok=True)
     stages: dict[str, Image] = {}
     for instruction in read_dockerfile(dockerfile):
-        if instruction.name == "FROM":
-            base, *alias = instruction.words
-            parent = stages.get(base) or Image(_base_root(base, arch, roots))
-            stage = alias[-1] if alias else ""
-            image = replace(
-                parent, root=_copy_root(parent.root, roots / "-".join(filter(None, (name, stage))))
-            )
-            variables: dict[str, str] = {}  # an ARG ends with its stage
-        elif instruction.name == "ARG":
-            key, _, default = instruction.text.partition("=")
-            variables[key] = (arguments or {}).get(key, default)
-        elif instruction.name == "COPY":
-            text = Template(instruction.text).safe_substitute(image.env | variables)
-            source = stages[instruction.flags["from"]].root if "from" in instruction.flags else CONTEXT
-            _copy(shlex.split(text), source, image)
-        elif instruction.name == "RUN":
-            network = {key: os.environ[key] for key in NETWORK if key in os.environ}
-            given = {key: value for key, value in variables.items() if value}
-            image.enter(["sh", "-c", instruction.text], env=network | given).check_returncode()
-        else:
-            image = _set(image, instruction)
+        match instruction.name:
+            case "FROM":
+                base, *alias = instruction.words
+                stage = alias[-1] if alias else ""  # the last one has no name
+                parent = stages.get(base) or Image(_base_root(base, arch, roots))
+                name = "-".join(filter(None, (dockerfile.stem, arch, stage)))
+                image = replace(parent, root=_copy_root(parent.root, roots / name))
+                variables: dict[str, str] = {}  # an ARG ends with its stage
+            case "ARG":
+                key, _, default = instruction.text.partition("=")
+                variables[key] = (arguments or {}).get(key, default)
+            case "RUN":
+                _run(image, instruction.text, variables)
+            case "COPY":
+                words = shlex.split(Template(instruction.text).safe_substitute(image.env | variables))
+                _copy(words, stages[origin] if (origin := instruction.flags.get("from")) else None, image)
+            case _:
+                image = _set(image, instruction)
         stages[stage] = image
     for stage, left in stages.items():
         if stage:
@@ -159,34 +155,43 @@ def build(
     return image
 
 
-def _set(image: Image, instruction: Instruction) -> Image:
-    """The image with what an instruction says about it."""
-    if instruction.name == "ENV":
-        pairs = [pair.split("=", 1) for pair in instruction.words]
-        return replace(
-            image,
-            env=image.env | {key: Template(value).safe_substitute(image.env) for key, value in pairs},
-        )
-    if instruction.name == "WORKDIR":
-        image.inside(instruction.text).mkdir(parents=True, exist_ok=True)
-        return replace(image, folder=instruction.text)
-    if instruction.name == "USER":
-        return replace(image, user=instruction.text)
-    kept = {"HEALTHCHECK": "health", "ENTRYPOINT": "entrypoint", "CMD": "command"}
-    return replace(image, **{kept[instruction.name]: tuple(instruction.command)})
+def _run(image: Image, script: str, variables: dict[str, str]) -> None:
+    """RUN: with the ARGs that have a value as variables, and the way to the network."""
+    network = {key: os.environ[key] for key in NETWORK if key in os.environ}
+    given = {key: value for key, value in variables.items() if value}
+    image.enter(["sh", "-c", script], env=network | given, stdout=sys.stderr.fileno()).check_returncode()
 
 
-def _copy(words: Sequence[str], origin: Path, image: Image) -> None:
-    """COPY: files into a folder, or what is in a folder."""
+def _copy(words: Sequence[str], stage: Image | None, image: Image) -> None:
+    """COPY: files into a folder, or what is in a folder; from another stage, else from the checkout."""
     *sources, target = words
-    ignored = shutil.ignore_patterns("__pycache__") if origin == CONTEXT else None
+    ignored = None if stage else shutil.ignore_patterns("__pycache__")
     for source in sources:
-        path = origin / source if origin == CONTEXT else origin / source.lstrip("/")
+        path = stage.inside(source) if stage else CONTEXT / source
         if path.is_dir():
             shutil.copytree(path, image.inside(target), symlinks=True, ignore=ignored, dirs_exist_ok=True)
         else:
             image.inside(target).mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, image.inside(target))
+
+
+def _set(image: Image, instruction: Instruction) -> Image:
+    """The image with what an instruction says about it."""
+    match instruction.name:
+        case "ENV":
+            words = [Template(word).safe_substitute(image.env) for word in instruction.words]
+            return replace(image, env=image.env | dict(word.split("=", 1) for word in words))
+        case "WORKDIR":
+            image.inside(instruction.text).mkdir(parents=True, exist_ok=True)
+            return replace(image, folder=instruction.text)
+        case "USER":
+            return replace(image, user=instruction.text)
+        case "HEALTHCHECK":
+            return replace(image, health=tuple(instruction.command))
+        case "ENTRYPOINT":
+            return replace(image, entrypoint=tuple(instruction.command))
+        case _:
+            return replace(image, command=tuple(instruction.command))
 
 
 def _base_root(base: str, arch: str, roots: Path) -> Path:

@@ -4,6 +4,8 @@
 #   docker build -f docker/jetson.Dockerfile -t tgems-edge \
 #       --build-arg ONNXRUNTIME_WHEEL=onnxruntime_gpu-1.20.0-cp310-cp310-linux_aarch64.whl .
 #   docker run --rm --runtime nvidia -v "$PWD:/data:ro" tgems-edge classify --provider CUDA cat.jpg
+#
+# Its steps were tried with docker/check.py, on plain Debian with PyPI's onnxruntime; a Jetson was not at hand.
 FROM nvcr.io/nvidia/l4t-jetpack:r36.4.0 AS base
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3-pip python3-venv \
