@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -210,7 +210,7 @@ class Card:
     pool: Literal["cls", "mean"]  # which token the head reads
     encoder: EncoderId
     # resized by the caller, or any picture, resized inside the graph
-    input: Literal["pixels", "image"] = records.meant_by_missing("pixels")
+    input: Literal["pixels", "image"] = field(metadata=records.meant_by_missing("pixels"))
     preprocessing: Preprocessing
     temperature: float | None  # T of the posterior; None without calibration, and then T = 1
     conformal: dict[str, float] | None  # quantile of each coverage, of threshold sets (`tgems_edge.sets`)

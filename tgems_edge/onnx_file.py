@@ -103,20 +103,12 @@ _NODE = {4: "op_type", 5: "attribute", 7: "domain"}
 _ATTRIBUTE = {6: "graph", 11: "graph"}  # one, or several
 _TENSOR = {1: "dims", 2: "data_type", **dict.fromkeys((4, 5, 6, 7, 9, 10, 11), "data")}
 
-_ELEMENTS = {
-    **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string"},
-    **{9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64"},
-    **{15: "complex128", 16: "bfloat16", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2"},
-    **{
-        20: "float8e5m2fnuz",
-        21: "uint4",
-        22: "int4",
-        23: "float4e2m1",
-        24: "float8e8m0",
-        25: "uint2",
-        26: "int2",
-    },
-}
+_ELEMENT_TYPES = (
+    "float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64 complex64 complex128 "
+    "bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz uint4 int4 float4e2m1 float8e8m0 uint2 int2 "
+    "float6e2m3 float6e3m2"
+)
+_ELEMENTS = dict(enumerate(_ELEMENT_TYPES.split(), start=1))  # by their number in ONNX
 _OWN_DOMAINS = ("", "ai.onnx")  # two names of the same
 
 
@@ -193,13 +185,13 @@ def _read_tensor(messages: _Messages, tensor: _Span) -> tuple[str, Weights]:
         else:
             data = _span(value)
             size += data.stop - data.start
-    _require(kind in _ELEMENTS, "weights of an unknown type")
+    _require(kind > 0, "weights without a type")
     _require(len(shape) <= MOST_AXES and min(shape, default=0) >= 0, "weights of an impossible shape")
     parameters = 1
     for length in shape:
         parameters *= length
         _require(parameters <= MOST_PARAMETERS, "weights of an impossible shape")
-    return _ELEMENTS[kind], Weights(parameters, size)
+    return _ELEMENTS.get(kind, f"type {kind}"), Weights(parameters, size)
 
 
 class _Messages:

@@ -18,9 +18,9 @@ _MEANT = "meant by missing"
 _kinds = functools.cache(typing.get_type_hints)  # of a dataclass's fields; it compiles them each time
 
 
-def meant_by_missing(value: Any) -> Any:
-    """A field that the first records of its schema did not have yet, and what they meant."""
-    return dataclasses.field(metadata={_MEANT: value})
+def meant_by_missing(value: Any) -> dict[str, Any]:
+    """Metadata of a field that the first records of its schema did not have, and meant this."""
+    return {_MEANT: value}
 
 
 def to_json(record: Any) -> str:

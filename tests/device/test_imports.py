@@ -67,6 +67,16 @@ def test_doctor_needs_nothing_that_may_be_broken():
     assert not loaded & {"numpy", "PIL", "onnxruntime"}
 
 
+def test_inspecting_loads_nothing_that_runs_models():
+    loaded = loaded_by(COMMAND, "inspect")
+    assert "tgems_edge.onnx_file" in loaded
+    assert not loaded & (WORKSTATION | {"tgems_export", "onnxruntime"})
+
+
+def test_verifying_loads_nothing_of_the_workstation():
+    assert not loaded_by(COMMAND, "verify") & (WORKSTATION | {"tgems_export"})
+
+
 def test_help_loads_nothing_of_the_workstation_libraries():
     assert not loaded_by(COMMAND, "--help") & WORKSTATION
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tgems_edge import load
 from tgems_edge.data import read_labelled
+from tgems_edge.onnx_file import read_header
 from tgems_edge.rates import posterior
 from tgems_export import drafts, labelled
 from tgems_export.freeze import DEMO_HEADS, load_exits
@@ -304,6 +305,12 @@ class TestDynamic:
     def test_branches_are_there_unless_they_are_not_wanted(self, both):
         assert operators(both["nested"])["If"] == 1
         assert operators(both["flat"])["If"] == 0
+
+    def test_a_device_reads_and_reproduces_them(self, command, both):
+        for path in both.values():
+            assert read_header(path).operators == operators(path)
+            result = command("verify", path)
+            assert result.exit_code == 0, result.stderr
 
     def test_each_picture_has_its_exit_and_both_forms_agree(self, command, both, easy_and_hard):
         answers = {form: classify(command, path, easy_and_hard / "measure") for form, path in both.items()}
