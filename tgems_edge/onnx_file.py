@@ -104,9 +104,9 @@ _ATTRIBUTE = {6: "graph", 11: "graph"}  # one, or several
 _TENSOR = {1: "dims", 2: "data_type", **dict.fromkeys((4, 5, 6, 7, 9, 10, 11), "data")}
 
 _ELEMENT_TYPES = (
-    "float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64 complex64 complex128 "
-    "bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz uint4 int4 float4e2m1 float8e8m0 uint2 int2 "
-    "float6e2m3 float6e3m2"
+    "float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64 complex64 "
+    "complex128 bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz uint4 int4 float4e2m1 "
+    "float8e8m0 uint2 int2 float6e2m3 float6e3m2"
 )
 _ELEMENTS = dict(enumerate(_ELEMENT_TYPES.split(), start=1))  # by their number in ONNX
 _OWN_DOMAINS = ("", "ai.onnx")  # two names of the same
