@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tgems_edge.card import METADATA_KEY, Card
@@ -16,12 +17,28 @@ from tgems_edge.errors import InputError, MissingDependency, ModelFileError
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["open_session", "read_card"]
+__all__ = ["choose_threads", "import_onnxruntime", "open_session", "read_card"]
 
 INPUT = "pixels"  # resized and cropped, (B, H, W, 3)
 IMAGE = "image"  # whole, (H, W, 3) of any size
 MOST_THREADS = 1024
 OUTPUTS = ["rates", "probabilities", "label", "exit_layer"]
+
+
+def import_onnxruntime() -> ModuleType:
+    """onnxruntime, whichever build is installed.
+
+    Raises:
+        MissingDependency: none is.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise MissingDependency(
+            "no onnxruntime is installed: pip install 'tgems-edge[cpu]' (or [gpu]; on a Jetson, NVIDIA's own)"
+        ) from None
+    module: ModuleType = onnxruntime
+    return module
 
 
 def open_session(
@@ -41,16 +58,10 @@ def open_session(
     """
     if isinstance(model, Path):
         _check_file(model)
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise MissingDependency(
-            "no onnxruntime is installed: pip install 'tgems-edge[cpu]' (or [gpu]; on a Jetson, NVIDIA's own)"
-        ) from None
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
-    options.intra_op_num_threads = _check_threads(threads)
+    options.intra_op_num_threads = choose_threads(threads)
     # Spinning threads answer a little sooner and burn a whole core while they wait.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     chosen = _resolve_provider(provider, onnxruntime.get_available_providers())
@@ -115,7 +126,7 @@ def _check_file(path: Path) -> None:
         raise ModelFileError(f"{path}: may not be read; check its permissions")
 
 
-def _check_threads(asked: int | None) -> int:
+def choose_threads(asked: int | None) -> int:
     """Threads of one run: as asked, else `$TGEMS_NUM_THREADS`, else 0, which leaves it to onnxruntime."""
     text = os.environ.get("TGEMS_NUM_THREADS") if asked is None else str(asked)
     if not text:

@@ -61,6 +61,10 @@ def test_evaluating_loads_nothing_of_the_workstation(tmp_path):
     assert not loaded_by(COMMAND, "evaluate", str(tmp_path)) & (WORKSTATION | {"tgems_export"})
 
 
+def test_measuring_loads_nothing_of_the_workstation():
+    assert not loaded_by(COMMAND, "bench", "--quiet", "--seconds", "0.1") & (WORKSTATION | {"tgems_export"})
+
+
 def test_help_loads_nothing_of_the_workstation_libraries():
     assert not loaded_by(COMMAND, "--help") & WORKSTATION
 

@@ -56,7 +56,7 @@ def test_the_specification_names_every_field_of_the_card(field: str) -> None:
 
 
 def test_every_command_and_option_shown_exists() -> None:
-    commands = "train", "export", "study", "classify", "evaluate"
+    commands = "train", "export", "study", "classify", "evaluate", "bench"
     shown = re.findall(rf"tgems-edge ({'|'.join(commands)})((?: [^`\n]+)?)", README)
     assert {command for command, _ in shown} == set(commands)
     for command, rest in shown:

@@ -22,7 +22,11 @@ from tgems_edge.errors import MissingDependency, TgemsError
 
 __all__ = ["OneLineErrors", "app", "main", "report_error"]
 
-DEVICE_COMMANDS = {"classify": "tgems_edge.cli.classify", "evaluate": "tgems_edge.cli.evaluate"}
+DEVICE_COMMANDS = {
+    "classify": "tgems_edge.cli.classify",
+    "evaluate": "tgems_edge.cli.evaluate",
+    "bench": "tgems_edge.cli.bench",
+}
 ENTRY_POINTS = "tgems_edge.commands"
 
 BAD_INPUT = 2
@@ -110,7 +114,7 @@ def _root(
 ) -> None:
     """One small ONNX file from a CLIP and a list of class names.
 
-    Workstation: train, export, study. Device: classify, evaluate. Each explains itself with --help.
+    Workstation: train, export, study. Device: classify, evaluate, bench. Each explains itself with --help.
 
     Exit codes: 0 done, 1 finding (such as a picture that could not be read), 2 bad input or usage,
     3 parity failed, 4 accuracy gate failed.

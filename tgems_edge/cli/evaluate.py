@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from tgems_edge.cli.model_file import Batch, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.tables import aligned
 from tgems_edge.errors import AccuracyError, ImageError, InputError
 from tgems_edge.sets import DEFAULT_COVERAGE
 
@@ -147,7 +148,7 @@ def _exits(found: Evaluation) -> list[str]:
         rows.append([str(exit.layer), str(exit.images), f"{exit.share:.1%}", right])
     last = found.card.dynamic.exits[-1]
     relative = f"{found.operations / last.operations:.0%} of exit {last.layer}'s"
-    return [*_aligned(rows), f"operations a picture  {_operations(found.operations)} ({relative})"]
+    return [*aligned(rows), f"operations a picture  {_operations(found.operations)} ({relative})"]
 
 
 def _operations(count: float) -> str:
@@ -173,14 +174,14 @@ def _sets(found: Evaluation) -> list[str]:
             ]
         )
     rejected = (f"{share:.1%} at {level}" for level, share in found.rejected.items())
-    return [*_aligned(rows), f"--reject calls unknown  {', '.join(rejected)}"]
+    return [*aligned(rows), f"--reject calls unknown  {', '.join(rejected)}"]
 
 
 def _times(found: Evaluation) -> list[str]:
     rows = [["milliseconds a picture", "mean", "median", "p90"]]
     for stage, timing in found.milliseconds.items():
         rows.append([stage, f"{timing.mean:.2f}", f"{timing.median:.2f}", f"{timing.p90:.2f}"])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _classes(found: Evaluation) -> list[list[str]]:
@@ -200,7 +201,7 @@ def _matrix(found: Evaluation) -> list[str]:
     for index, name in enumerate(found.card.classes):
         counts = " ".join(f"{count:>{wide}}" for count in found.confusion[index])
         rows.append([f"{index:>2} {name}", *(column[index] for column in shares.values()), counts])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _worst_classes(found: Evaluation) -> list[str]:
@@ -212,7 +213,7 @@ def _worst_classes(found: Evaluation) -> list[str]:
     for index in worst:
         cells = (column[index] for column in shares.values())
         rows.append([found.card.classes[index], *cells, str(found.class_images[index])])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _class_shares(found: Evaluation) -> dict[str, list[str]]:
@@ -233,15 +234,3 @@ def _confusions(found: Evaluation) -> list[str]:
         count, total = found.confusion[true, other], found.class_images[true]
         lines.append(f"{names[0]} taken for {names[1]}: {count} of {total}")
     return lines
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, the first column to the left, the others to the right."""
-    first, *others = zip(*rows, strict=True)
-    columns = [_padded(first, str.ljust), *(_padded(column, str.rjust) for column in others)]
-    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
-
-
-def _padded(column: Sequence[str], justify: Callable[[str, int], str]) -> list[str]:
-    width = max(map(len, column))
-    return [justify(cell, width) for cell in column]
