@@ -37,6 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
 from tgems_export.encoder import RANDOM, Encoder, load_encoder
+from tgems_export.full_tower import export_plain
 from tgems_export.graph import ExitGraph, to_onnx
 from tgems_export.head import Head
 
@@ -105,19 +106,6 @@ class Cell:
 def image_tower(encoder: Encoder) -> nn.Module:
     """open_clip's own image tower."""
     return encoder.tower.module
-
-
-def export_plain(tower: nn.Module, size: tuple[int, int], path: Path) -> None:
-    """Writes a tower as torch.onnx exports it: normalised float (B, 3, H, W) to embeddings (B, E)."""
-    program = torch.onnx.export(
-        tower,
-        (torch.zeros(2, 3, *size),),
-        dynamo=True,
-        opset_version=OPSET,
-        dynamic_shapes=({0: torch.export.Dim("B")},),
-        verbose=False,
-    )
-    program.save(path)
 
 
 def exit_graph(encoder: Encoder, layer: int) -> ExitGraph:

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from report import write_report
-from speed import K, export_exit, export_plain, image_tower
+from speed import K, export_exit, image_tower
 
 from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
 from tgems_export.encoder import RANDOM, load_encoder
+from tgems_export.full_tower import export_plain
 
 ARCHITECTURE = "ViT-B-32"
 EXIT = 5

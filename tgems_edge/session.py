@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -21,13 +22,36 @@ from tgems_edge.onnx_file import check_file
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["describe_provider", "open_session", "read_card", "run_session"]
+__all__ = [
+    "choose_threads",
+    "describe_provider",
+    "import_onnxruntime",
+    "open_session",
+    "read_card",
+    "run_session",
+]
 
 CPU = "CPUExecutionProvider"
 INPUT = "pixels"  # resized and cropped, (B, H, W, 3)
 IMAGE = "image"  # whole, (H, W, 3) of any size
 MOST_THREADS = 1024
 OUTPUTS = ["rates", "probabilities", "label", "exit_layer"]
+
+
+def import_onnxruntime() -> ModuleType:
+    """onnxruntime, whichever build is installed.
+
+    Raises:
+        MissingDependency: none is.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise MissingDependency(
+            "no onnxruntime is installed: pip install 'tgems-edge[cpu]' (or [gpu]; on a Jetson, NVIDIA's own)"
+        ) from None
+    module: ModuleType = onnxruntime
+    return module
 
 
 def open_session(
@@ -47,17 +71,11 @@ def open_session(
     """
     if isinstance(model, Path):
         check_file(model)
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise MissingDependency(
-            "no onnxruntime is installed: pip install 'tgems-edge[cpu]' (or [gpu]; on a Jetson, NVIDIA's own)"
-        ) from None
-
+    onnxruntime = import_onnxruntime()
     chosen = _resolve_provider(provider, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
-    options.intra_op_num_threads = _check_threads(threads)
+    options.intra_op_num_threads = choose_threads(threads)
     options.add_session_config_entry("session.intra_op.allow_spinning", _check_spinning())
     # While loading, weights are replaced by copies that suit the processor. With this, the originals go back
     # to the system; onnxruntime 1.17 would keep them in its arena (1.23 and later would not). What else there
@@ -123,7 +141,7 @@ def read_card(session: onnxruntime.InferenceSession, name: str) -> Card:
     return card
 
 
-def _check_threads(asked: int | None) -> int:
+def choose_threads(asked: int | None) -> int:
     """Threads of one run: as asked, else `$TGEMS_NUM_THREADS`, else one for each physical core.
 
     onnxruntime's own choice counts cores as well, but not what affinity and quotas leave of them.

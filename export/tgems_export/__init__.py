@@ -29,6 +29,7 @@ Read in the order in which things depend on each other:
     drafts       the graph of a file, one exit or several, in fp32, fp16 or INT8
     final        the graph as it will be written: its answers, their worth, its samples
     freeze       all of it: heads and names to one file
+    full_tower   what exits are held against, as people run it today
 
 Beside them: costs (parameters and operations), devices, files that appear whole, provenance, and the commands
 in cli/. study/ measures the method; demo/ is the built-in CLIP, its heads, and the recipe they come from.

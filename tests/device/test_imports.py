@@ -77,6 +77,10 @@ def test_verifying_loads_nothing_of_the_workstation():
     assert not loaded_by(COMMAND, "verify") & (WORKSTATION | {"tgems_export"})
 
 
+def test_measuring_loads_nothing_of_the_workstation():
+    assert not loaded_by(COMMAND, "bench", "--quiet", "--seconds", "0.1") & (WORKSTATION | {"tgems_export"})
+
+
 def test_help_loads_nothing_of_the_workstation_libraries():
     assert not loaded_by(COMMAND, "--help") & WORKSTATION
 

@@ -54,5 +54,15 @@ def test_the_specification_names_every_field_of_the_card(field: str) -> None:
 
 def test_every_command_and_option_shown_exists(commands_shown, unknown_commands) -> None:
     commands = {command for command, _ in commands_shown(README)}
-    assert {"train", "export", "study", "classify", "evaluate", "inspect", "verify", "doctor"} <= commands
+    assert {
+        "train",
+        "export",
+        "study",
+        "classify",
+        "evaluate",
+        "inspect",
+        "verify",
+        "doctor",
+        "bench",
+    } <= commands
     assert unknown_commands(README) == []

@@ -29,6 +29,7 @@ DEVICE_COMMANDS = {
     "inspect": "tgems_edge.cli.inspect",
     "verify": "tgems_edge.cli.verify",
     "doctor": "tgems_edge.cli.doctor",
+    "bench": "tgems_edge.cli.bench",
 }
 ENTRY_POINTS = "tgems_edge.commands"
 
@@ -120,8 +121,8 @@ def _root(
 ) -> None:
     """One small ONNX file from a CLIP and a list of class names.
 
-    Workstation: train, export, study. Device: classify, evaluate, inspect, verify, doctor. Each explains
-    itself with --help.
+    Workstation: train, export, study. Device: classify, evaluate, inspect, verify, doctor, bench. Each
+    explains itself with --help.
 
     Exit codes: 0 done, 1 finding (such as a picture that could not be read), 2 bad input or usage,
     3 parity failed, 4 accuracy gate failed.

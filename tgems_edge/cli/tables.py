@@ -1,4 +1,4 @@
-"""Tables of text."""
+"""Tables of text, for terminals."""
 
 from __future__ import annotations
 

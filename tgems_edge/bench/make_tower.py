@@ -1,0 +1,70 @@
+"""Has the full image tower of an encoder made, by the workstation side.
+
+    python -m tgems_edge.bench.make_tower full ViT-B-32 full.onnx
+
+`bench --against full` runs the same, in a process of its own so that torch takes no memory here. A board
+without the workstation side takes the file instead: `bench --against full.onnx`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tgems_edge.cli import OneLineErrors
+from tgems_edge.errors import InputError, MissingDependency
+
+__all__ = ["make_tower"]
+
+ENTRY_POINTS = "tgems_edge.towers"
+FULL = "full"
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Make what files are held against."""
+
+
+@app.command(FULL)
+def full(
+    encoder: Annotated[str, typer.Argument(help="An open_clip name, local-dir:FOLDER, or demo.")],
+    output: Annotated[Path, typer.Argument(help="The file to write; one that exists is replaced.")],
+) -> None:
+    """The full image tower of an encoder, as torch.onnx exports it."""
+    makers = list(entry_points(group=ENTRY_POINTS, name=FULL))
+    if not makers:
+        raise MissingDependency("the workstation side is not installed: pip install 'tgems-edge[export]'")
+    makers[0].load()(encoder, output)
+
+
+def make_tower(encoder: str, output: Path) -> None:
+    """Writes the full tower of an encoder, in a process of its own.
+
+    Raises:
+        InputError: the workstation side is not installed, or cannot make it.
+    """
+    command = [sys.executable, "-m", __name__, FULL, encoder, str(output)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
+        raise InputError(
+            f"--against full: {said[-1].removeprefix('error: ')} (or give --against the file of a tower that "
+            "another machine made)"
+        )
+
+
+if __name__ == "__main__":
+    app()

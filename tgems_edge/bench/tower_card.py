@@ -1,0 +1,46 @@
+"""What the ONNX file of a full image tower says about itself: those that files are held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tgems_edge import records
+from tgems_edge.errors import ModelFileError
+from tgems_edge.images import Preprocessing
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["TOWER_KEY", "TowerCard", "read_tower_card"]
+
+TOWER_KEY = "tgems_tower"  # of the metadata that hold it
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TowerCard:
+    """A tower takes float32 (B, 3, H, W), scaled and normalised, and gives embeddings (B, E)."""
+
+    encoder: str
+    weights: Literal["trained", "random"]  # speed does not depend on them
+    preprocessing: Preprocessing
+    schema: int = SCHEMA_VERSION
+
+
+def read_tower_card(session: onnxruntime.InferenceSession, name: str) -> TowerCard:
+    """The card in a loaded tower.
+
+    Raises:
+        ModelFileError: a file that is no tower, or was written by a newer version.
+    """
+    text = session.get_modelmeta().custom_metadata_map.get(TOWER_KEY)
+    if text is None:
+        raise ModelFileError(
+            f"{name}: not the full tower of an encoder; make one with "
+            "`python -m tgems_edge.bench.make_tower full ViT-B-32 full.onnx`"
+        )
+    try:
+        return records.from_json(TowerCard, text, schema=SCHEMA_VERSION)
+    except ValueError as error:
+        raise ModelFileError(f"{name}: its card cannot be read: {error}; make the tower again") from None
