@@ -23,7 +23,7 @@ from typing import Any
 
 from dockerfile import Instruction, read_dockerfile
 
-__all__ = ["Image", "build", "obstacle"]
+__all__ = ["ARCHITECTURES", "ROOTS", "Image", "build", "obstacle"]
 
 CONTEXT = Path(__file__).parent.parent
 ROOTS = CONTEXT / "build" / "roots"

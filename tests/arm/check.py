@@ -5,7 +5,7 @@
 
 Builds docker/device.Dockerfile for both, and runs `verify` and `classify` on the built-in INT8 file and on
 those given; without any, on an fp32 and a dynamic file made of the demo CLIP. Writes
-benchmarks/results/arm64.md; the exit code is 1 where a label differs. Half an hour on two cores.
+benchmarks/results/arm64.md; the exit code is 1 where a label differs. An hour on two cores.
 docker/chroot.py says what it needs; where that is missing, the reason is printed and nothing done. Emulation
 says nothing about time, so no time is taken.
 """

@@ -97,6 +97,15 @@ def test_an_instruction_that_nobody_carries_out_is_refused(tmp_path):
         read_dockerfile(path)
 
 
+@pytest.mark.parametrize("script", ["docker/check.py device", "tests/arm/check.py"])
+def test_without_the_tools_a_check_says_why_it_does_nothing(script, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    command = [sys.executable, *script.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("skipped: ") and done.stdout.count("\n") == 1
+    assert "only root" in done.stdout or "apt-get install debootstrap" in done.stdout
+
+
 @pytest.mark.chroot
 @pytest.mark.parametrize("name", ["device", "jetson"])
 def test_an_image_can_be_built_and_is_healthy(name, tmp_path):
