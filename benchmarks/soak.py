@@ -27,7 +27,8 @@ RUNS = 100_000
 THREADS = 4
 PICTURES = 101  # a prime: each thread meets each picture in turn
 SIZES = (16, 320)  # pixels of a side, from and to
-SECONDS_BETWEEN_SAMPLES = 0.5
+SAMPLES = 1000  # of memory, evenly over the runs
+SECONDS_BETWEEN_LOOKS = 0.1
 WARM_UP = 0.1  # share of the runs in which memory may still grow to what it needs
 PARTS = 10  # of the samples behind it, left out in turn to see how sure the slope is
 
@@ -76,16 +77,17 @@ def resident() -> float:
 
 def soak(workers: list[Worker]) -> NDArray[np.float64]:
     """Runs the threads to their end: (n, 2) runs that were done and megabytes resident then."""
-    samples = [(0, resident())]
+    samples = np.ones((SAMPLES, 2))  # has its memory already: what is measured must not grow by measuring
     task = Reporter().task("classifying", RUNS, unit="pictures")
     with task, ThreadPoolExecutor(len(workers)) as pool:
         running = [pool.submit(worker.run) for worker in workers]
-        while samples[-1][0] < RUNS:
-            for done in wait(running, SECONDS_BETWEEN_SAMPLES).done:
-                done.result()  # raises what the thread raised
-            samples.append((sum(worker.done for worker in workers), resident()))
-            task.advance(samples[-1][0] - samples[-2][0])
-    return np.array(samples, float)
+        for number in range(SAMPLES):
+            while sum(worker.done for worker in workers) < RUNS * (number + 1) // SAMPLES:
+                for done in wait(running, SECONDS_BETWEEN_LOOKS).done:
+                    done.result()  # raises what the thread raised
+            samples[number] = sum(worker.done for worker in workers), resident()
+            task.advance(RUNS // SAMPLES)
+    return samples
 
 
 def slope(samples: NDArray[np.float64]) -> tuple[float, float]:
@@ -110,14 +112,14 @@ def main() -> None:
     classifier = load(built_in_model(), threads=1)
     rates = np.stack([classifier.classify(file).rates for file in files])
     workers = [Worker(classifier, files, rates, number) for number in range(THREADS)]
-    started = perf_counter()
+    before, started = resident(), perf_counter()
     samples = soak(workers)
     minutes = (perf_counter() - started) / 60
     wrong, difference = sum(w.wrong for w in workers), max(w.difference for w in workers)
     warm = samples[samples[:, 0] >= WARM_UP * RUNS]
     growth, error = slope(warm)
-    rows = [["0", f"{samples[0, 1]:.1f}"]]
-    for part in np.array_split(samples[1:], PARTS):
+    rows = [["0", f"{before:.1f}"]]
+    for part in np.array_split(samples, PARTS):
         rows.append([f"{part[-1, 0]:.0f}", f"{part[:, 1].mean():.1f}"])
     write_report(
         "soak",
