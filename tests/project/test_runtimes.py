@@ -82,7 +82,7 @@ def test_the_oldest_onnxruntime_gives_the_same_answers(oldest, drawn, tmp_path, 
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     classifier = Classifier(model)
-    expected = classifier.classify_batch(EXAMPLES)
+    expected = [classifier.classify(picture) for picture in EXAMPLES]  # dynamic INT8 depends on the batch
     assert [answer["label"] for answer in answers] == [result.label for result in expected]
     tolerance = 1e-4 if classifier.card.precision == "fp32" else 1e-2  # else a runtime rounds as it likes
     for answer, result in zip(answers, expected, strict=True):

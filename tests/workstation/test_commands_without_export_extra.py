@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-BLOCKED = ["torch", "torchvision", "open_clip", "onnx", "onnxsim", "onnxscript", "rich", "safetensors"]
+BLOCKED = ["torch", "torchvision", "open_clip", "onnx", "onnxsim", "onnxscript", "safetensors"]
 RUN = """
 import sys
 sys.modules.update(dict.fromkeys({blocked}))  # None there makes an import fail
