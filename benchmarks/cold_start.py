@@ -33,7 +33,7 @@ CLASSIFY = "tgems-edge classify PICTURE"
 CLASSIFY_INT8 = f"{CLASSIFY}, ViT-B-32 exit 5 INT8"
 AIMS = {CLASSIFY: (500, 120), CLASSIFY_INT8: (800, 120)}  # milliseconds at the median, megabytes at most
 
-# Draws an image folder; in a process of its own, for the same reason as above.
+# Draws an image folder of noise of some strength; in a process of its own, for the same reason as above.
 DRAW = """
 import sys
 from pathlib import Path
@@ -41,19 +41,21 @@ from PIL import Image
 for number in range(100):
     folder = Path(sys.argv[1], f"class {number % 10}")
     folder.mkdir(parents=True, exist_ok=True)
-    Image.effect_noise((256, 224), 80).convert("RGB").save(folder / f"{number}.jpg")
+    Image.effect_noise((256, 224), float(sys.argv[2])).convert("RGB").save(folder / f"{number}.jpg")
 """
 
 
 def make_int8(folder: Path) -> Path:
     """Exit 5 of ViT-B-32 in INT8, made as a user would, with a head that has learned next to nothing."""
-    pictures, heads, model = folder / "pictures", folder / "heads", folder / "model.onnx"
+    pictures, others = folder / "pictures", folder / "others"  # what a head learned from does not calibrate
+    heads, model = folder / "heads", folder / "model.onnx"
     train = ["train", pictures, *ENCODER, "--pool", "cls", "--epochs", "1", "--out", heads]
-    export = ["export", "--head", heads, *ENCODER, "--precision", "int8", "--calibration", pictures]
+    export = ["export", "--head", heads, *ENCODER, "--precision", "int8", "--calibration", others]
     cache = os.environ | {"TGEMS_CACHE_DIR": str(folder / "cache")}
-    for command in ([sys.executable, "-c", DRAW, pictures], [*COMMAND, *train]):
-        subprocess.run(command, check=True, env=cache)
-    subprocess.run([*COMMAND, *export, "--output", model], check=True, env=cache)
+    for drawn, strength in ((pictures, "80"), (others, "90")):
+        subprocess.run([sys.executable, "-c", DRAW, drawn, strength], check=True)
+    for command in (train, [*export, "--output", model]):
+        subprocess.run([*COMMAND, *command], check=True, env=cache)
     return model
 
 
