@@ -42,7 +42,7 @@ ALL = 1000  # --top: every class of any of these files
 PROCESSORS = {
     "cortex-a72": "that of a Raspberry Pi 4, with neither dot products nor i8mm",
     "cortex-a76": "that of a Raspberry Pi 5, with dot products",
-    "max,sve=off,sme=off": "has i8mm",
+    "max,sve=off,sme=off": "one with i8mm",
     "max": "all that qemu knows, SVE too",
 }
 SHOWN = 1  # the processor whose output is in the report
