@@ -41,7 +41,7 @@ test-newest:
 
 test-lowest: build/uv/bin/uv
 	$(MAKE) .venv-lowest
-	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --only-binary :all: \
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --only-binary :all: --no-binary tgems-edge \
 	    --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest
 
