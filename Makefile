@@ -41,8 +41,8 @@ test-newest:
 
 test-lowest: build/uv/bin/uv
 	$(MAKE) .venv-lowest
-	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --only-binary :all: --no-binary tgems-edge \
-	    --editable '.[dev]'
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --only-binary :all: \
+	    --no-binary tgems-edge --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest
 
 # One resolution for all Pythons; what an image installs has hashes as well.
