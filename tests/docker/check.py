@@ -6,8 +6,8 @@
 
 `device` writes benchmarks/results/device_size.md, and fails if it weighs too much. `jetson` has plain Debian
 in place of NVIDIA's base and PyPI's onnxruntime in place of NVIDIA's wheel. A minute each for amd64, ten for
-`workstation` and for arm64, which is emulated. tests/docker/chroot.py says what this needs; where that is missing,
-the reason is printed and nothing done.
+`workstation` and for arm64, which is emulated. tests/docker/chroot.py says what this needs; where that is
+missing, the reason is printed and nothing done.
 """
 
 from __future__ import annotations

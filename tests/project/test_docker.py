@@ -68,7 +68,7 @@ def test_what_an_image_copies_is_there_and_not_ignored(instructions):
             assert "*.whl" in let_through
         else:
             assert (ROOT / source).exists()
-            assert source in let_through
+            assert source.split("/")[0] in let_through
 
 
 @pytest.mark.parametrize("name", ["device", "jetson"])

@@ -94,7 +94,7 @@ def locked(name: str, platform: dict[str, str]) -> dict[str, str]:
 
 
 def wanted(distribution: str, extra: str, platform: dict[str, str]) -> list[Requirement]:
-    """What one of our distributions asks for with an extra on a platform, and what ours that it names ask for."""
+    """What a distribution of ours asks for on a platform, and what those of ours that it names ask for."""
     environment = {"sys_platform": "linux", "extra": extra, **platform}
     found = []
     for requirement in map(Requirement, requires(distribution)):
