@@ -30,14 +30,14 @@ _SUFFIXES = {
 _FORMAT = {suffix: name for name, suffixes in _SUFFIXES.items() for suffix in suffixes}
 
 _CAMERA = (
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw "
-    ".rw2 .rwl .sr2 .srf .srw .x3f"
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
+    ".raw .rw2 .rwl .sr2 .srf .srw .x3f"
 )
 _DRAWING = ".ai .cdr .emf .eps .pdf .ps .svg .svgz .wmf"
 _OTHER = (
-    ".bpg .cin .cur .dcm .dcx .dds .dib .dicom .dpx .exr .fits .fit .flif .hdr .icns .ico .j2c .j2k .jng .jp2 "
-    ".jpf .jpx .jxl .jxr .kra .mng .nii .pam .pcd .pct .pcx .pfm .pict .psb .psd .qoi .ras .rgb .rgba .sgi "
-    ".tga .wdp .xbm .xcf .xpm"
+    ".bpg .cin .cur .dcm .dcx .dds .dib .dicom .dpx .exr .fits .fit .flif .hdr .icns .ico .j2c .j2k .jng "
+    ".jp2 .jpf .jpx .jxl .jxr .kra .mng .nii .pam .pcd .pct .pcx .pfm .pict .psb .psd .qoi .ras .rgb "
+    ".rgba .sgi .tga .wdp .xbm .xcf .xpm"
 )
 _CONVERT = {
     **dict.fromkeys(_CAMERA.split(), "develop raw files to JPEG"),
