@@ -46,6 +46,7 @@ _CONVERT = {
 }
 
 
+@cache
 def picture_suffixes() -> frozenset[str]:
     """Suffixes of all files that people call pictures, decoded here or not: `.jpg`, `.heic`, `.psd`."""
     return frozenset(_FORMAT) | frozenset(_CONVERT)
