@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tgems_edge.errors import DataError
 
-__all__ = ["ClassList", "match_folders", "matching_key", "read_class_list", "read_lines"]
+__all__ = ["ClassList", "match_folders", "matching_key", "read_class_list", "read_lines", "say_folders"]
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,13 @@ def matching_key(name: str) -> str:
     return " ".join(re.sub(r"[_\-\u2010\u2011]", " ", unicodedata.normalize("NFC", folded)).split())
 
 
-def match_folders(
-    folders: Iterable[str], classes: Sequence[str], given: Mapping[str, str] | None = None
-) -> dict[str, str]:
+def match_folders(folders: Mapping[str, str], classes: Sequence[str], where: str) -> dict[str, str]:
     """Finds the class of each folder.
 
     Args:
-        folders: names of folders.
+        folders: from the names of folders to what they are said to hold, see `say_folders`.
         classes: names of classes.
-        given: the class of a folder by the folder's name, as a class file states it.
+        where: the folders' folder, for messages.
 
     Returns:
         from folders to classes; folders of no class are not in it.
@@ -93,22 +91,31 @@ def match_folders(
     Raises:
         DataError: one folder for two classes, or two folders for one class.
     """
-    given = given or {}
     found: dict[str, str] = {}
     by_class: dict[str, str] = {}
-    with_line, known = _Names.of(given), _Names.of(classes)
-    for folder in folders:
-        line = with_line.find(folder)
-        name = known.find(folder if line is None else given[line])
+    known = _Names.of(classes)
+    for folder, said in folders.items():
+        name = known.find(said, where)
         if name is None:
             continue
         if name in by_class:
             raise DataError(
-                f"folders {by_class[name]!r} and {folder!r} are both class {name!r}; merge or rename one"
+                f"{where}: folders {by_class[name]!r} and {folder!r} are both class {name!r}; merge or rename one"
             )
         found[folder] = name
         by_class[name] = folder
     return found
+
+
+def say_folders(folders: Iterable[str], given: Mapping[str, str], where: str) -> dict[str, str]:
+    """From folders to what they hold: what a class file states, else their own names.
+
+    Raises:
+        DataError: a folder that two lines of the file may mean.
+    """
+    stated = _Names.of(given)
+    lines = {folder: stated.find(folder, where) for folder in folders}
+    return {folder: folder if line is None else given[line] for folder, line in lines.items()}
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ class _Names:
             by_key[key] = (*by_key.get(key, ()), name)
         return cls(frozenset(name for group in by_key.values() for name in group), by_key)
 
-    def find(self, name: str) -> str | None:
+    def find(self, name: str, where: str) -> str | None:
         """The name spelled like this or, without one, the only name that is spoken like it.
 
         Raises:
@@ -136,5 +143,7 @@ class _Names:
             return name
         found = self.by_key.get(matching_key(name), ())
         if len(found) > 1:
-            raise DataError(f"{name!r} may be {found[0]!r} or {found[1]!r}; spell it like one of them")
+            raise DataError(
+                f"{where}: {name!r} may be {found[0]!r} or {found[1]!r}; spell it like one of them"
+            )
         return found[0] if found else None

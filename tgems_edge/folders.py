@@ -82,6 +82,11 @@ class LeftOut:
         """Whether somebody may think that it was read."""
         return any(why.value[2] for why, _ in self.counts)
 
+    @property
+    def hint(self) -> str:
+        """What ends a message about missing pictures; empty if there is nothing else."""
+        return f"; it has {self}" if self else ""
+
     def __str__(self) -> str:
         """All of it in one line, such as `27 .heic (pip install 'tgems-edge[heif]'), 2 hidden`."""
         parts = []
