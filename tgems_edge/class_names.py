@@ -100,7 +100,8 @@ def match_folders(folders: Mapping[str, str], classes: Sequence[str], where: str
             continue
         if name in by_class:
             raise DataError(
-                f"{where}: folders {by_class[name]!r} and {folder!r} are both class {name!r}; merge or rename one"
+                f"{where}: folders {by_class[name]!r} and {folder!r} are both class {name!r}; merge them or "
+                "rename one"
             )
         found[folder] = name
         by_class[name] = folder

@@ -58,7 +58,7 @@ class ImageFolder:
         return digest.hexdigest()
 
     def labelled_as(self, classes: Sequence[str], whose: str = "the model's classes") -> ImageFolder:
-        """The same pictures with labels into other classes, in their order; see `class_names` on what matches.
+        """The same pictures with labels into other classes, in their order; matched as spoken.
 
         Raises:
             DataError: a folder that is not among them, or two that are one of them.
@@ -142,7 +142,7 @@ def report_left_out(folder: ImageFolder, reporter: Reporter) -> None:
 
 
 def refuse_splits(root: Path) -> None:
-    """Raises DataError if a folder holds `train`, `val` and the like, each with class folders, not classes."""
+    """Raises DataError if a folder holds `train`, `val` and the like, with class folders in them."""
     _check_folder(root)
     folders, _ = list_folders(root)
     splits = [name for name in folders if _SPLIT.fullmatch(matching_key(name))]

@@ -133,7 +133,7 @@ def _find_pictures(arguments: Iterable[str]) -> tuple[list[str], LeftOut]:
                 raise InputError(f"{argument}: matches no file{others.hint}")
         elif argument != STDIN and path.exists() and not path.is_file():
             raise InputError(
-                f"{argument}: a device, a pipe or a socket, not a file; give - and send it there"
+                f"{argument}: a device, a pipe or a socket, not a file; give - for standard input"
             )
         else:
             found, others = [argument], LeftOut()

@@ -49,9 +49,9 @@ def evaluate(
 ) -> None:
     """Measure a model file: accuracy, calibration, coverage, time.
 
-    Folders are named like classes of the model, whatever the case, hyphens and underscores; classes without a folder are noted, and the model may
-    still choose them. Pictures that calibrated the file are refused. Those that cannot be read are
-    reported and left out, and the exit code is 1.
+    Folders are named like classes of the model, whatever their case, hyphens and underscores; classes
+    without a folder are noted, and the model may still choose them. Pictures that calibrated the file are
+    refused. Those that cannot be read are reported and left out, and the exit code is 1.
 
     Example: tgems-edge evaluate pictures/ --model model.onnx --min-accuracy 0.8
     """

@@ -32,7 +32,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Class names, or folder, tab and name, one a line. Default: the folders' names.",
+            help="Class names, one a line, or folder, tab and name. Default: the folders' names.",
         ),
     ] = None,
     labels: Annotated[
