@@ -73,10 +73,11 @@ class _Matcher:
         if self._crosses:
             self._seen.add((identity(folder or os.curdir), places))
         for entry in entries:
-            reached = self._step(entry.name, places)
+            after = self._step(entry.name, places)
             path = folder + entry.name
-            if self._end in reached:
+            if self._end in after:
                 self._take(entry, path)
+            reached = self._reach(after)
             if any(place < self._end for place in reached) and entry.is_dir():
                 if self._crosses and entry.is_symlink():
                     self._links.append((path, reached))
@@ -91,8 +92,8 @@ class _Matcher:
         elif not entry.is_dir():
             self._left_out.add(Why.NO_FILE, path)
 
-    def _step(self, name: str, places: frozenset[int]) -> frozenset[int]:
-        """Where the pattern may go on behind a file or folder."""
+    def _step(self, name: str, places: frozenset[int]) -> set[int]:
+        """Where the pattern may go on behind a file or folder of this name."""
         after = set()
         for place in places:
             if place == self._end:
@@ -102,9 +103,11 @@ class _Matcher:
                 continue
             if step == _ANY_FOLDERS:
                 after.add(place)
+                if place == self._end - 1:  # here, and only here, it stands for files as well
+                    after.add(self._end)
             elif fnmatch.fnmatch(name, step):
                 after.add(place + 1)
-        return self._reach(after)
+        return after
 
     def _reach(self, places: set[int]) -> frozenset[int]:
         """`**` may stand for no folder at all."""

@@ -35,8 +35,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Other class names, one a line: new tables, without training. Where folders of DATA have other "
-            "names: folder, tab, name.",
+            help="Other class names, one a line: new tables, without training. Where folders of DATA have "
+            "other names: folder, tab, name.",
         ),
     ] = None,
     data: Annotated[
