@@ -1,0 +1,252 @@
+"""Weights into a CLIP that was made for them, or one line about what does not fit.
+
+open_clip's own loader would stretch the positions of pictures of another size and of longer texts, and torch
+would copy packed integers into weights; both run, and answer nonsense.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from torch import Tensor, nn
+
+from tgems_edge.errors import EncoderError
+
+__all__ = ["check_numbers", "fit_weights"]
+
+Weights = dict[str, Tensor]
+
+UNUSED = ("input_resolution", "context_length", "vocab_size", "attn_mask", "position_ids")
+TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
+POSITIONS = (  # and how many of them are not of patches or tokens but of the class token
+    ("visual.positional_embedding", "patches a picture", 1),
+    ("positional_embedding", "text tokens", 0),
+    ("text.positional_embedding", "text tokens", 0),
+)
+TRANSFORMERS = "vision_model."
+SIGLIP_OF_TRANSFORMERS = "vision_model.head."
+MOBILECLIP = "image_encoder."
+
+# From CLIPModel of transformers; q, k and v are joined and projections transposed on top of that.
+RENAMED = (
+    (r"^vision_model\.embeddings\.class_embedding$", "visual.class_embedding"),
+    (r"^vision_model\.embeddings\.patch_embedding\.", "visual.conv1."),
+    (r"^vision_model\.embeddings\.position_embedding\.weight$", "visual.positional_embedding"),
+    (r"^vision_model\.pre_layrnorm\.", "visual.ln_pre."),
+    (r"^vision_model\.post_layernorm\.", "visual.ln_post."),
+    (r"^vision_model\.encoder\.layers\.", "visual.transformer.resblocks."),
+    (r"^text_model\.embeddings\.token_embedding\.", "token_embedding."),
+    (r"^text_model\.embeddings\.position_embedding\.weight$", "positional_embedding"),
+    (r"^text_model\.final_layer_norm\.", "ln_final."),
+    (r"^text_model\.encoder\.layers\.", "transformer.resblocks."),
+    (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
+    (r"\.layer_norm([12])\.", r".ln_\1."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+)
+
+
+def fit_weights(clip: nn.Module, weights: Weights, name: str, file: Path) -> None:
+    """Puts the weights of a checkpoint into a CLIP.
+
+    Args:
+        clip: open_clip's model, fresh.
+        weights: as `read_checkpoint` returns them.
+        name: of the architecture, for messages.
+        file: they come from.
+
+    Raises:
+        EncoderError: they are of another architecture, or not numbers that a tower can compute with.
+    """
+    expected = clip.state_dict()
+    weights = _in_the_words_of(clip, expected, _from_other_libraries(clip, weights, name, file))
+    if difference := _other_positions(weights, expected) or _difference(weights, expected):
+        seen = Outline.of(weights)
+        looks = f"it looks like {seen}; " if seen else ""
+        raise EncoderError(
+            f"{name}: {file} belongs to another architecture: {difference}; {looks}give the --encoder it was "
+            "made for"
+        )
+    if packed := next((n for n, t in weights.items() if t.ndim > 1 and not t.is_floating_point()), None):
+        raise EncoderError(
+            f"{name}: {file}: {packed} holds {str(weights[packed].dtype).removeprefix('torch.')} instead of "
+            "numbers with a point: quantized weights; give those they were made from"
+        )
+    clip.load_state_dict(weights)
+
+
+def check_numbers(clip: nn.Module, what: str) -> None:
+    """Refuses weights that no training left behind.
+
+    Raises:
+        EncoderError: one is not a number or infinite, or a whole matrix is zero.
+    """
+    for name, tensor in clip.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        if not torch.isfinite(tensor).all():
+            wrong = "not numbers (NaN)" if tensor.isnan().any() else "infinite"
+            raise EncoderError(
+                f"{what}: some of {name} are {wrong}: the training diverged, or the file is damaged; give an "
+                "earlier checkpoint"
+            )
+        if tensor.ndim > 1 and name.endswith(("weight", "proj", "projection")) and not tensor.any():
+            raise EncoderError(
+                f"{what}: all of {name} are zero: never trained, or the file is damaged; give other weights"
+            )
+
+
+def _from_other_libraries(clip: Any, weights: Weights, name: str, file: Path) -> Weights:
+    """The weights as open_clip names them, if transformers or MobileCLIP named them."""
+    if any(key.startswith(SIGLIP_OF_TRANSFORMERS) for key in weights):
+        raise EncoderError(
+            f"{name}: {file} is a SigLIP as transformers saves it; give open_clip's: --encoder "
+            "ViT-B-16-SigLIP (or its size) --pretrained webli"
+        )
+    if any(key.startswith(TRANSFORMERS) for key in weights):
+        try:
+            return _from_transformers(weights)
+        except KeyError as error:
+            raise EncoderError(
+                f"{name}: {file} is of transformers but no CLIPModel: it lacks {error.args[0]}; give the "
+                "checkpoint of a CLIPModel, or open_clip's"
+            ) from None
+    if any(key.startswith(MOBILECLIP) for key in weights):
+        try:
+            return convert_state_dict(clip, weights)
+        except (AttributeError, KeyError, RuntimeError, AssertionError):
+            raise EncoderError(
+                f"{name}: {file} looks like a MobileCLIP as Apple saves it; give --encoder MobileCLIP-B (or "
+                "its size) and one of its tags"
+            ) from None
+    return weights
+
+
+def _from_transformers(weights: Weights) -> Weights:
+    """A CLIPModel's weights as OpenAI named them.
+
+    Raises:
+        KeyError: a weight that every CLIPModel has is missing.
+    """
+    found = {key: value for key, value in weights.items() if not key.endswith("position_ids")}
+    converted = {
+        "visual.proj": found.pop("visual_projection.weight").T.contiguous(),
+        "text_projection": found.pop("text_projection.weight").T.contiguous(),
+    }
+    for key, value in found.items():
+        if re.search(r"\.[kv]_proj\.(weight|bias)$", key):
+            continue  # with q
+        new = key
+        for pattern, replacement in RENAMED:
+            new = re.sub(pattern, replacement, new)
+        if ".self_attn.q_proj." in key:
+            value = torch.cat([value, *(found[key.replace("q_proj", f"{part}_proj")] for part in "kv")])
+            new = new.replace(".self_attn.q_proj.", ".attn.in_proj_")
+        converted[new] = value
+    return converted
+
+
+def _in_the_words_of(clip: Any, expected: Mapping[str, Tensor], weights: Weights) -> Weights:
+    """The weights without what no CLIP of today has, and with the text tower where this one has it."""
+    kept = {
+        key: value
+        for key, value in weights.items()
+        if key in expected or key.rpartition(".")[2] not in UNUSED
+    }
+    if hasattr(clip, "text"):
+        kept = {f"text.{key}" if key.startswith(TEXT_PARTS) else key: value for key, value in kept.items()}
+    else:
+        kept = {key.removeprefix("text."): value for key, value in kept.items()}
+    for scalar in ("logit_scale", "logit_bias"):  # of one number or of one row
+        if scalar in kept and scalar in expected and kept[scalar].numel() == expected[scalar].numel():
+            kept[scalar] = kept[scalar].reshape(expected[scalar].shape)
+    return kept
+
+
+def _other_positions(weights: Weights, expected: Mapping[str, Tensor]) -> str:
+    """A difference in the number of positions: another picture size or another length of texts."""
+    for key, unit, besides in POSITIONS:
+        if key in weights and key in expected:
+            theirs, ours = (len(where[key]) - besides for where in (weights, expected))
+            if theirs != ours:
+                return f"{theirs} {unit} instead of {ours}"
+    return ""
+
+
+def _difference(weights: Weights, expected: Mapping[str, Tensor]) -> str:
+    """The first thing that does not fit, and how much else."""
+    if lacking := [key for key in expected if key not in weights]:
+        return f"it lacks {lacking[0]} and {len(lacking) - 1} more"
+    if besides := [key for key in weights if key not in expected]:
+        return f"it also holds {besides[0]} and {len(besides) - 1} more"
+    shapes = [key for key in expected if weights[key].shape != expected[key].shape]
+    if shapes:
+        theirs, ours = (tuple(where[shapes[0]].shape) for where in (weights, expected))
+        return f"{shapes[0]} has the shape {theirs} instead of {ours}, and {len(shapes) - 1} more differ"
+    return ""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The size of a CLIP with a ViT, as its weights show it."""
+
+    width: int
+    layers: int
+    patch: int
+    image: int  # pixels
+    embedding: int
+    text_tokens: int | None
+    text_width: int | None
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> Outline | None:
+        """None for weights that are not a ViT of open_clip."""
+        text = {key.removeprefix("text."): value for key, value in weights.items()}
+        try:
+            width, _, patch, _ = weights["visual.conv1.weight"].shape
+            positions = weights["visual.positional_embedding"].shape[0]
+            embedding = weights["visual.proj"].shape[1]
+        except (KeyError, ValueError, IndexError):
+            return None
+        blocks = {m[1] for key in weights if (m := re.match(r"visual\.transformer\.resblocks\.(\d+)\.", key))}
+        tokens = text.get("positional_embedding")
+        return cls(
+            width=width,
+            layers=len(blocks),
+            patch=patch,
+            image=round((positions - 1) ** 0.5) * patch,
+            embedding=embedding,
+            text_tokens=None if tokens is None else tokens.shape[0],
+            text_width=None if tokens is None else tokens.shape[-1],
+        )
+
+    def __str__(self) -> str:
+        """As an error message names it, with architectures of that size."""
+        size = (
+            f"width {self.width}, {self.layers} blocks, patches of {self.patch}, pictures of {self.image}"
+            + (f", {self.text_tokens} text tokens" if self.text_tokens else "")
+        )
+        names = list(self._architectures())
+        return f"{' or '.join(names[:2])} ({size})" if names else f"a ViT of {size}"
+
+    def _architectures(self) -> Iterator[str]:
+        """Names of open_clip for this size."""
+        for name in open_clip.list_models():
+            config = open_clip.get_model_config(name) or {}
+            vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+            if (
+                (vision.get("width"), vision.get("layers"), vision.get("patch_size"))
+                == (self.width, self.layers, self.patch)
+                and vision.get("image_size") == self.image
+                and config.get("embed_dim") == self.embedding
+                and self.text_tokens in (None, text.get("context_length"))
+                and self.text_width in (None, text.get("width"))
+            ):
+                yield name
