@@ -93,8 +93,10 @@ def _load_pickled(file: Path, *, zipped: bool) -> Any:
         raise EncoderError(f"{file}: cut short or damaged, or not written by torch.save; {AGAIN}") from None
     stand_ins = [_stand_in(name) for name in names if BESIDE.fullmatch(name)]
     try:
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+        with torch.serialization.safe_globals(stand_ins), file.open("rb") as opened:
+            # mmap leaves an optimizer on the disk. It takes a path alone, whose suffix later torch believes.
+            mmap = zipped and file.suffix != ".safetensors"
+            return torch.load(file if mmap else opened, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged pickle makes an unpickler raise anything
         foreign = sorted(n for n in names if n.split(".")[0] not in KNOWN_ROOTS and not BESIDE.fullmatch(n))
         if foreign:

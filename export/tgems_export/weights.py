@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,13 +120,13 @@ def _from_other_libraries(clip: Any, weights: Weights, name: str, file: Path) ->
                 "checkpoint of a CLIPModel, or open_clip's"
             ) from None
     if any(key.startswith(MOBILECLIP) for key in weights):
-        try:
-            return convert_state_dict(clip, weights)
-        except (AttributeError, KeyError, RuntimeError, AssertionError):
+        with suppress(AttributeError, KeyError, RuntimeError, AssertionError):  # another CLIP than theirs
+            weights = convert_state_dict(clip, weights)
+        if any(key.startswith(MOBILECLIP) for key in weights):
             raise EncoderError(
                 f"{name}: {file} looks like a MobileCLIP as Apple saves it; give --encoder MobileCLIP-B (or "
                 "its size) and one of its tags"
-            ) from None
+            )
     return weights
 
 

@@ -226,9 +226,7 @@ def test_a_clip_of_the_hub_without_its_weights_is_missed_as_well(hub, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_a_torchscript_archive_is_not_run(tagged, tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "clip.pt"))
-    with pytest.raises(
-        EncoderError, match=r"TorchScript.* not weights alone but a program.* save its state_dict\(\)"
-    ):
+    with pytest.raises(EncoderError, match=r"not weights alone but a program.* save its state_dict\(\)"):
         load_encoder(tagged(), str(tmp_path / "clip.pt"))
 
 
