@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,9 +13,8 @@ from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
 
-__all__ = ["CONFIG_ON_HUB", "WEIGHTS_ON_HUB", "explain_hub", "weights_on_hub", "without_retries"]
+__all__ = ["WEIGHTS_ON_HUB", "explain_hub", "weights_on_hub", "without_retries"]
 
-CONFIG_ON_HUB = "open_clip_config.json"
 WEIGHTS_ON_HUB = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 PATIENCE = 5  # seconds until a network that does not answer counts as none
 
@@ -61,8 +62,6 @@ def explain_hub(reason: str, what: str) -> str | None:
 
 
 def _set_by_user() -> bool:
-    import os
-
     return bool(os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE"))
 
 
@@ -72,6 +71,10 @@ def _is_reachable() -> bool:
         urllib.request.urlopen(request, timeout=PATIENCE).close()
     except urllib.error.HTTPError:
         return True  # it answers
+    except urllib.error.URLError as error:
+        return isinstance(
+            error.reason, ssl.SSLError
+        )  # as it does where only the hub's library knows the proxy
     except (OSError, ValueError):
         return False
     return True

@@ -1,4 +1,4 @@
-"""From `--encoder` and `--pretrained` to a CLIP of open_clip, on the CPU.
+"""From `--encoder` to the configuration of a CLIP of open_clip, and to an image tower without training.
 
 What can go wrong inside open_clip, torch and the hub ends as one line that says what to do.
 """
@@ -6,9 +6,9 @@ What can go wrong inside open_clip, torch and the hub ends as one line that says
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +20,36 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tgems_edge.errors import EncoderError, MissingDependency, TgemsError
-from tgems_export.checkpoints import read_checkpoint
-from tgems_export.file_kinds import explain_folder
-from tgems_export.hub import WEIGHTS_ON_HUB, explain_hub, weights_on_hub, without_retries
+from tgems_export.hub import explain_hub, without_retries
 from tgems_export.recipes import (
     CONFIG_FILE,
     agreed_recipe,
     make_recipe,
     read_config,
-    recipe_of_file,
-    recipe_of_tag,
 )
 from tgems_export.trust import check_config
-from tgems_export.weights import check_numbers, fit_weights
 
 __all__ = [
     "DEMO",
     "DEMO_FOLDER",
+    "HF_HUB",
+    "LOCAL_DIR",
     "RANDOM",
     "folder_config",
     "is_shipped",
-    "load_clip",
+    "local_folder",
     "model_config",
+    "one_line",
     "outlined_tower",
     "random_preprocessing",
     "random_tower",
+    "source",
 ]
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo" / "clip"
 RANDOM = "random"
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
-FOLDER_WEIGHTS = (  # in the order in which open_clip prefers them
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.pth",
-    "model.pth",
-)
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
-SHARD_INDEX = "model.safetensors.index.json"
 NEARLY_CONSTANT, NOISE = 1e-3, 0.05  # standard deviations
 
 
@@ -71,12 +58,16 @@ def source(name: str) -> str:
     return f"{LOCAL_DIR}{DEMO_FOLDER}" if name == DEMO else name
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of a `local-dir:`; None for other names."""
+    known = source(name)
+    return Path(known.removeprefix(LOCAL_DIR)) if known.startswith(LOCAL_DIR) else None
+
+
 def folder_config(name: str) -> dict[str, Any]:
     """All that the configuration of a `local-dir:` says; nothing for other names."""
-    folder = source(name)
-    if not folder.startswith(LOCAL_DIR):
-        return {}
-    return read_config(Path(folder.removeprefix(LOCAL_DIR)) / CONFIG_FILE)
+    folder = local_folder(name)
+    return read_config(folder / CONFIG_FILE) if folder else {}
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -85,10 +76,16 @@ def model_config(name: str) -> dict[str, Any]:
     Raises:
         EncoderError: there is no such CLIP, or its configuration cannot be had or read.
     """
-    if name.startswith(LOCAL_DIR) and not Path(name.removeprefix(LOCAL_DIR)).is_dir():
+    folder, on_hub = local_folder(name), name.startswith(HF_HUB)
+    if folder and not folder.is_dir():
         raise EncoderError(f"{name}: no such folder; give --encoder local-dir:PATH")
-    online = without_retries() if name.startswith(HF_HUB) else nullcontext()
-    with online, _one_line(name, "its configuration"):
+    if folder and not (folder / CONFIG_FILE).is_file():
+        raise EncoderError(
+            f"{name}: no {CONFIG_FILE} in it; give the folder of an open_clip model, or, of weights alone, "
+            "--encoder NAME --pretrained FILE"
+        )
+    online = without_retries() if on_hub else nullcontext()
+    with online, one_line(name, f"its configuration ({CONFIG_FILE})" if on_hub else "its configuration"):
         config = open_clip.get_model_config(source(name))
         config = None if config is None else dict(config)
     if config is None:
@@ -97,7 +94,6 @@ def model_config(name: str) -> dict[str, Any]:
         raise EncoderError(
             f"{name}: open_clip has no such model; nearest: {examples}; all: tgems-edge export --list-models"
         )
-    folder = Path(source(name).removeprefix(LOCAL_DIR)) if source(name).startswith(LOCAL_DIR) else None
     check_config(config, name, folder)
     if "timm_model_name" in config.get("vision_cfg", {}):
         config["vision_cfg"] = config["vision_cfg"] | {"timm_model_pretrained": False}
@@ -111,7 +107,7 @@ def outlined_tower(name: str) -> Any:
         EncoderError: see `model_config`; or no tower can be made of the configuration.
     """
     config = model_config(name)
-    with _one_line(name, "its configuration"), torch.device("meta"), _NoInitialisation():
+    with one_line(name, "its configuration"), torch.device("meta"), _NoInitialisation():
         return _image_tower(config)
 
 
@@ -136,7 +132,7 @@ def random_tower(config: dict[str, Any], seed: int) -> Any:
 def random_preprocessing(name: str, tower: Any) -> PreprocessCfg:
     """What the trained weights of a folder or an architecture expect of pictures, where they agree."""
     if config := folder_config(name):
-        with _one_line(name, "its configuration"):
+        with one_line(name, "its configuration"):
             recipe = make_recipe(None, config.get("preprocess_cfg", {}))
     else:
         recipe = agreed_recipe(name) or make_recipe(None, {})
@@ -149,124 +145,6 @@ def is_shipped(name: str, pretrained: str | None) -> bool:
         return pretrained in (None, RANDOM)
     tags = open_clip.list_pretrained_tags_by_model(name) if name in open_clip.list_models() else []
     return name in open_clip.list_models() and pretrained in (RANDOM, *tags)
-
-
-def load_clip(name: str, pretrained: str | None) -> tuple[Any, Any]:
-    """A CLIP with trained weights, as a torch module, and its tokenizer.
-
-    Args:
-        name: an open_clip architecture, `local-dir:PATH` or `hf-hub:ORG/NAME`.
-        pretrained: one of the architecture's tags, a checkpoint file, or `TAG:FILE` for a file that was
-            trained like a tag.
-
-    Raises:
-        EncoderError: weights that cannot be had or do not fit, or that do not say how they were trained.
-        MissingDependency: the tokenizer needs a package that is not installed.
-    """
-    given = _given(name, pretrained)
-    online = without_retries() if _needs_hub(name, given) else nullcontext()
-    with online:
-        file = _find_file(name, given)
-        weights = None if given.tag else read_checkpoint(file)
-        tokenize = _load_tokenizer(name)
-        with _one_line(name, str(pretrained or "its weights")):
-            clip = open_clip.create_model(
-                source(name),
-                given.tag,
-                load_weights=given.tag is not None,
-                pretrained_text=False,
-                **given.options,
-            )
-    if weights is not None:
-        fit_weights(clip, weights, name, file)
-        del weights
-    check_numbers(clip, f"{name}: {file}")
-    return clip.eval(), tokenize
-
-
-@dataclass(frozen=True)
-class _Given:
-    """Where weights are, and what `open_clip.create_model` has to be told of how they were trained."""
-
-    tag: str | None = None
-    file: Path | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-def _given(name: str, pretrained: str | None) -> _Given:
-    if source(name).startswith((LOCAL_DIR, HF_HUB)):
-        if pretrained is not None:
-            raise EncoderError(f"{name} brings its own weights; leave --pretrained out")
-        return _Given()
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    choices = ["a checkpoint file", "TAG:FILE", RANDOM, *tags]
-    if pretrained is None:
-        raise EncoderError(f"{name}: give --pretrained, one of {_some(choices)}")
-    if pretrained in tags:
-        return _Given(pretrained, options={"force_quick_gelu": recipe_of_tag(name, pretrained).quick_gelu})
-    like, colon, file = pretrained.partition(":")
-    if not (colon and like in tags):
-        like, file = "", pretrained
-    if Path(file).is_dir():
-        raise EncoderError(f"{name}: --pretrained {pretrained}: {explain_folder(Path(file))}")
-    if not Path(file).is_file():
-        raise EncoderError(f"{name}: --pretrained {pretrained}: no such file or tag; one of {_some(choices)}")
-    recipe = recipe_of_tag(name, like) if like else recipe_of_file(name, Path(file))
-    if not recipe.quick_gelu and model_config(name).get("quick_gelu"):
-        raise EncoderError(f"{name}: {file} was trained with GELU; give the --encoder without -quickgelu")
-    preprocessing = asdict(recipe.preprocessing)
-    del preprocessing["size"]
-    options = {"force_quick_gelu": recipe.quick_gelu, "force_preprocess_cfg": preprocessing}
-    return _Given(file=Path(file), options=options)
-
-
-def _needs_hub(name: str, given: _Given) -> bool:
-    """Whether anything is asked of the hub: weights, a tokenizer, or the size of a text tower."""
-    text = model_config(name)["text_cfg"]
-    tokenizer = text.get("hf_tokenizer_name") and not source(name).startswith(LOCAL_DIR)
-    return bool(given.tag or name.startswith(HF_HUB) or tokenizer or text.get("hf_model_name"))
-
-
-def _find_file(name: str, given: _Given) -> Path:
-    """The file with the weights, fetched if it has to be."""
-    if given.file:
-        return given.file
-    if given.tag:
-        notes = open_clip.get_pretrained_cfg(name, given.tag)
-        place = notes.get("hf_hub") or notes.get("url") or notes.get("file")
-        with _one_line(name, f"{given.tag} ({place})"):
-            return Path(open_clip.download_pretrained(notes))
-    if name.startswith(HF_HUB):
-        repository = name.removeprefix(HF_HUB)
-        with _one_line(name, f"its weights ({repository}: {' or '.join(WEIGHTS_ON_HUB)})"):
-            return weights_on_hub(repository)
-    return _find_in_folder(name, Path(source(name).removeprefix(LOCAL_DIR)))
-
-
-def _find_in_folder(name: str, folder: Path) -> Path:
-    """The checkpoint in a folder, where several lie the one that open_clip would take."""
-    for known in FOLDER_WEIGHTS:
-        if (folder / known).is_file():
-            return folder / known
-    found = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(path.name for path in found[:4])
-        raise EncoderError(f"{name}: several checkpoints ({names}); call the right one {FOLDER_WEIGHTS[0]}")
-    if (folder / SHARD_INDEX).is_file():
-        read_checkpoint(folder / SHARD_INDEX)  # says what to do
-    raise EncoderError(f"{name}: no weights in it; put {FOLDER_WEIGHTS[0]} there")
-
-
-def _load_tokenizer(name: str) -> Any:
-    """The tokenizer of a CLIP; transformers is told to run no code for it."""
-    text = model_config(name)["text_cfg"]
-    tokenizer = text.get("hf_tokenizer_name")
-    options = {"trust_remote_code": False} if tokenizer else {}
-    elsewhere = tokenizer and not source(name).startswith(LOCAL_DIR)
-    with _one_line(name, f"its tokenizer ({tokenizer})" if elsewhere else "its tokenizer"):
-        return open_clip.get_tokenizer(source(name), **options)
 
 
 def _image_tower(config: dict[str, Any]) -> Any:
@@ -298,7 +176,7 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 @contextmanager
-def _one_line(name: str, what: str) -> Iterator[None]:
+def one_line(name: str, what: str) -> Iterator[None]:
     """Whatever goes wrong inside becomes one line about `what` of a CLIP, and what to do."""
     try:
         yield
@@ -315,7 +193,3 @@ def _one_line(name: str, what: str) -> Iterator[None]:
         if isinstance(error, KeyError):
             raise EncoderError(f"{name}: {what} cannot be used: it lacks {reason}") from None
         raise EncoderError(f"{name}: {what} cannot be loaded ({reason[:300]})") from None
-
-
-def _some(choices: Sequence[str]) -> str:
-    return ", ".join(choices[:8]) + (f" and {len(choices) - 8} more" if len(choices) > 8 else "")

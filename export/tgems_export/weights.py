@@ -7,7 +7,7 @@ would copy packed integers into weights; both run, and answer nonsense.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,52 +202,43 @@ class Outline:
     layers: int
     patch: int
     image: int  # pixels
-    embedding: int
-    text_tokens: int | None
-    text_width: int | None
+    text: tuple[int, int] | None  # tokens, width
+    timm: bool
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> Outline | None:
-        """None for weights that are not a ViT of open_clip."""
-        text = {key.removeprefix("text."): value for key, value in weights.items()}
-        try:
-            width, _, patch, _ = weights["visual.conv1.weight"].shape
-            positions = weights["visual.positional_embedding"].shape[0]
-            embedding = weights["visual.proj"].shape[1]
-        except (KeyError, ValueError, IndexError):
+        """None for weights that are not a ViT of open_clip or timm."""
+        timm = "visual.trunk.pos_embed" in weights
+        kernel = "visual.trunk.patch_embed.proj.weight" if timm else "visual.conv1.weight"
+        positions = weights.get("visual.trunk.pos_embed" if timm else "visual.positional_embedding")
+        if positions is None or kernel not in weights or weights[kernel].ndim != 4:
             return None
-        blocks = {m[1] for key in weights if (m := re.match(r"visual\.transformer\.resblocks\.(\d+)\.", key))}
-        tokens = text.get("positional_embedding")
+        width, _, patch, _ = weights[kernel].shape
+        block = re.compile(r"visual\.(?:trunk\.blocks|transformer\.resblocks)\.(\d+)\.")
+        text = weights.get("text.positional_embedding", weights.get("positional_embedding"))
         return cls(
             width=width,
-            layers=len(blocks),
+            layers=len({found[1] for key in weights if (found := block.match(key))}),
             patch=patch,
-            image=round((positions - 1) ** 0.5) * patch,
-            embedding=embedding,
-            text_tokens=None if tokens is None else tokens.shape[0],
-            text_width=None if tokens is None else tokens.shape[-1],
+            image=int(positions.shape[-2] ** 0.5) * patch,  # a class token more makes no row more
+            text=(text.shape[0], text.shape[-1]) if text is not None and text.ndim == 2 else None,
+            timm=timm,
         )
 
     def __str__(self) -> str:
         """As an error message names it, with architectures of that size."""
-        size = (
-            f"width {self.width}, {self.layers} blocks, patches of {self.patch}, pictures of {self.image}"
-            + (f", {self.text_tokens} text tokens" if self.text_tokens else "")
-        )
-        names = list(self._architectures())
-        return f"{' or '.join(names[:2])} ({size})" if names else f"a ViT of {size}"
+        size = f"width {self.width}, {self.layers} blocks, patches of {self.patch}, pictures of {self.image}"
+        if self.text:
+            size += f", {self.text[0]} text tokens"
+        names = [name for name in open_clip.list_models() if self._is(open_clip.get_model_config(name) or {})]
+        kind = "a ViT of timm" if self.timm else "a ViT"
+        return f"{' or '.join(names[:2])} ({size})" if names else f"{kind} ({size})"
 
-    def _architectures(self) -> Iterator[str]:
-        """Names of open_clip for this size."""
-        for name in open_clip.list_models():
-            config = open_clip.get_model_config(name) or {}
-            vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
-            if (
-                (vision.get("width"), vision.get("layers"), vision.get("patch_size"))
-                == (self.width, self.layers, self.patch)
-                and vision.get("image_size") == self.image
-                and config.get("embed_dim") == self.embedding
-                and self.text_tokens in (None, text.get("context_length"))
-                and self.text_width in (None, text.get("width"))
-            ):
-                yield name
+    def _is(self, config: Mapping[str, Any]) -> bool:
+        """Whether a configuration of open_clip is of this size; those of timm do not say theirs."""
+        vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+        stated = (vision.get(key) for key in ("width", "layers", "patch_size", "image_size"))
+        return tuple(stated) == (self.width, self.layers, self.patch, self.image) and self.text in (
+            None,
+            (text.get("context_length"), text.get("width")),
+        )

@@ -1,5 +1,6 @@
 """Whatever is given as a CLIP ends as one line that names it; no code in it is run, nothing is written."""
 
+import contextlib
 import json
 import pickle
 from pathlib import Path
@@ -54,6 +55,6 @@ def test_the_code_of_a_tokenizer_would_have_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     attack.make(tmp_path, {})
-    with pytest.raises(Exception):  # noqa: B017  it has no vocabulary
+    with contextlib.suppress(Exception):  # it has no vocabulary
         AutoTokenizer.from_pretrained(tmp_path / "clip", trust_remote_code=True)
     assert Path(MARKER).exists()
