@@ -36,7 +36,7 @@ SHARD_INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights are, as `--encoder` and `--pretrained` say; a folder and the hub need their name alone."""
+    """Where weights are, as `--encoder` and `--pretrained` say; of a folder and the hub, the name alone."""
 
     name: str
     tag: str | None = None

@@ -170,7 +170,7 @@ def test_half_a_clip_of_transformers_is_named(name, of_transformers, tmp_path):
 def test_another_architecture_is_told_by_its_size(name, tiny, encoder, weights, tmp_path):
     other = tiny("tiny-shallow", {"layers": 7})
     torch.save({k: v for k, v in weights.items() if ".resblocks.1" not in k}, tmp_path / "w.pt")
-    with pytest.raises(EncoderError, match=r"it lacks \S+ and \d+ more; it looks .* width 128, 9 blocks"):
+    with pytest.raises(EncoderError, match=r"it lacks \S+ and \d+ more; it looks .*width 128, 9 blocks"):
         load_encoder(name, str(tmp_path / "w.pt"))
     torch.save(weights, tmp_path / "w.pt")
     with pytest.raises(
