@@ -77,13 +77,14 @@ def model_config(name: str) -> dict[str, Any]:
         EncoderError: there is no such CLIP, or its configuration cannot be had or read.
     """
     folder, on_hub = local_folder(name), name.startswith(HF_HUB)
-    if folder and not folder.is_dir():
-        raise EncoderError(f"{name}: no such folder; give --encoder local-dir:PATH")
-    if folder and not (folder / CONFIG_FILE).is_file():
-        raise EncoderError(
-            f"{name}: no {CONFIG_FILE} in it; give the folder of an open_clip model, or, of weights alone, "
-            "--encoder NAME --pretrained FILE"
-        )
+    with one_line(name, "its folder"):
+        if folder and not folder.is_dir():
+            raise EncoderError(f"{name}: no such folder; give --encoder local-dir:PATH")
+        if folder and not (folder / CONFIG_FILE).is_file():
+            raise EncoderError(
+                f"{name}: no {CONFIG_FILE} in it; give the folder of an open_clip model, or of weights "
+                "alone --encoder NAME --pretrained FILE"
+            )
     online = without_retries() if on_hub else nullcontext()
     with online, one_line(name, f"its configuration ({CONFIG_FILE})" if on_hub else "its configuration"):
         config = open_clip.get_model_config(source(name))
@@ -94,7 +95,8 @@ def model_config(name: str) -> dict[str, Any]:
         raise EncoderError(
             f"{name}: open_clip has no such model; nearest: {examples}; all: tgems-edge export --list-models"
         )
-    check_config(config, name, folder)
+    with one_line(name, "its configuration"):
+        check_config(config, name, folder)
     if "timm_model_name" in config.get("vision_cfg", {}):
         config["vision_cfg"] = config["vision_cfg"] | {"timm_model_pretrained": False}
     return config

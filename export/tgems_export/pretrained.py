@@ -92,10 +92,13 @@ def _read_options(name: str, pretrained: str | None) -> Source:
     like, colon, file = pretrained.partition(":")
     if not (colon and like in tags):
         like, file = "", pretrained
-    if Path(file).is_dir():
-        raise EncoderError(f"{name}: --pretrained {pretrained}: {explain_folder(Path(file))}")
-    if not Path(file).is_file():
-        raise EncoderError(f"{name}: --pretrained {pretrained}: no such file or tag; one of {_some(choices)}")
+    with one_line(name, "--pretrained"):
+        if Path(file).is_dir():
+            raise EncoderError(f"{name}: --pretrained {pretrained}: {explain_folder(Path(file))}")
+        if not Path(file).is_file():
+            raise EncoderError(
+                f"{name}: --pretrained {pretrained}: no such file or tag; one of {_some(choices)}"
+            )
     return Source(name, file=Path(file), like=like or None)
 
 
@@ -139,7 +142,8 @@ def _find_file(given: Source) -> Path:
 
 def _find_in_folder(name: str, folder: Path) -> Path:
     """The checkpoint in a folder; where several lie, the one that open_clip would take."""
-    found = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    with one_line(name, "its folder"):
+        found = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file())
     if known := [folder / file for file in FOLDER_WEIGHTS if folder / file in found]:
         return known[0]
     if len(found) == 1:

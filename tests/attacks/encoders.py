@@ -162,6 +162,19 @@ def set_vision(**keys):
     return lambda clip, config: config["vision_cfg"].update(keys)
 
 
+def preprocessing_attack(name, changed, words):
+    """The demo CLIP as a folder, with other words about pictures."""
+
+    def make(folder, weights):
+        clip = shutil.copytree(DEMO_FOLDER, folder / "clip")
+        config = json.loads((clip / CONFIG).read_text())
+        config["preprocess_cfg"] |= changed
+        (clip / CONFIG).write_text(json.dumps(config))
+        return ["--encoder", f"local-dir:{clip}"]
+
+    return Attack(name, make, words)
+
+
 def bring_tokenizer_code(key):
     """A folder whose tokenizer is Python: both ways in which transformers is told to run it."""
 
@@ -295,6 +308,16 @@ ATTACKS = (
     folder_attack("unknown key", set_vision(hook="x"), "vision_cfg.hook is not known"),
     folder_attack("a billion layers", set_vision(layers=10**9), "too large"),
     folder_attack("infinite width", set_text(width=float("inf")), "too large"),
+    preprocessing_attack("mean of words", {"mean": "abc"}, "mean is"),
+    preprocessing_attack("two means", {"mean": [0.5, 0.5]}, "mean is"),
+    preprocessing_attack("std of zero", {"std": [0.2, 0, 0.2]}, "above 0"),
+    preprocessing_attack("infinite std", {"std": float("inf")}, "std is"),
+    preprocessing_attack("unknown resizing", {"resize_mode": "stretch"}, "resize_mode is 'stretch'"),
+    preprocessing_attack("random resampling", {"interpolation": "random"}, "interpolation is 'random'"),
+    Attack(
+        "endless name", lambda *_: ["--encoder", ARCHITECTURE, "--pretrained", "x" * 5000], "--pretrained"
+    ),
+    Attack("endless folder", lambda *_: ["--encoder", "local-dir:" + "x" * 5000], "its folder cannot"),
     card_attack(
         "card with a folder", lambda clip: EncoderId(f"local-dir:{clip}", None, ""), "--encoder local-dir:"
     ),
