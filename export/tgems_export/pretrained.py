@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def load_clip(name: str, pretrained: str | None) -> tuple[Any, Any]:
         weights = None if given.tag else read_checkpoint(file)
         training = _how_trained(given)
         tokenize = _load_tokenizer(name)
-        with one_line(name, str(pretrained or "its weights")):
+        with one_line(name, str(pretrained or "its weights")), _no_log():
             clip = open_clip.create_model(
                 source(name),
                 given.tag,
@@ -163,6 +164,19 @@ def _load_tokenizer(name: str) -> Any:
     elsewhere = tokenizer and local_folder(name) is None
     with one_line(name, f"its tokenizer ({tokenizer})" if elsewhere else "its tokenizer"):
         return open_clip.get_tokenizer(source(name), **options)
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """Keeps from the screen that weights are random, which open_clip says as they are not given to it."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)  # without any, logging would set one up for good
+    disabled, root.disabled = root.disabled, True
+    try:
+        yield
+    finally:
+        root.disabled = disabled
+        root.removeHandler(handler)
 
 
 def _some(choices: Sequence[str]) -> str:
