@@ -46,6 +46,8 @@ def weights_on_hub(repository: str) -> Path:
 def explain_hub(reason: str, what: str) -> str | None:
     """One line about `what` that could not be had from the hub; None if `reason` is another."""
     cache = constants.HF_HUB_CACHE
+    if "trust_remote_code" in reason:
+        return f"{what} asks for Python code of its repository, which is not run; use another CLIP"
     if "No space left" in reason:
         return f"not enough disk for {what} in the cache {cache}; free some, or set HF_HUB_CACHE"
     if re.search(r"Permission denied|Read-only file system|Not a directory", reason):
