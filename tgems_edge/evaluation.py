@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from tgems_edge.card import Card
 from tgems_edge.data import ImageFolder, refuse_shared
 from tgems_edge.errors import DataError, ImageError
-from tgems_edge.metrics import calibration_error, confusion_matrix, coverage_interval, top_accuracy
+from tgems_edge.metrics import calibration_error, count_confusions, coverage_interval, top_accuracy
 from tgems_edge.model import Classifier, Speed
 from tgems_edge.progress import Reporter
 from tgems_edge.sets import DEFAULT_COVERAGE, METHODS, SetMethod, hold, label_sets
@@ -69,7 +68,9 @@ class Evaluation:
     images: int  # that were read and count
     unreadable: int
     top: dict[int, float]  # share of pictures whose class is among the best k, for each k
-    confusion: NDArray[np.int64]  # (C, C) counts: true class, and what it was taken for
+    class_images: NDArray[np.int64]  # (C,) pictures of each class
+    class_accuracy: NDArray[np.float64]  # (C,) accuracy of each class; NaN without pictures
+    confusions: NDArray[np.int64]  # (P, 3) class, what it was taken for, pictures; most frequent first
     calibration_error: float | None  # this and the next two are None without calibration
     sets: tuple[SetCoverage, ...] | None
     rejected: dict[str, float] | None  # share of pictures called unknown, for each level
@@ -91,23 +92,13 @@ class Evaluation:
         exits = self.card.dynamic.exits
         return sum(exit.operations * self.exit_layers.get(exit.layer, 0) for exit in exits) / self.images
 
-    @cached_property
-    def class_images(self) -> NDArray[np.int64]:
-        """(C,) pictures of each class."""
-        counts: NDArray[np.int64] = self.confusion.sum(1)
-        return counts
-
-    @cached_property
-    def class_accuracy(self) -> NDArray[np.float64]:
-        """(C,) accuracy of each class; NaN without pictures."""
-        return _shares(self.confusion.diagonal(), self.class_images)
-
-    def confusions(self) -> list[tuple[int, int]]:
-        """Pairs of a class and another it was taken for, the most frequent first."""
-        mistaken = self.confusion - np.diag(self.confusion.diagonal())
-        order = np.argsort(-mistaken, axis=None, kind="stable")[: np.count_nonzero(mistaken)]
-        true, taken_for = np.unravel_index(order, mistaken.shape)
-        return list(zip(true.tolist(), taken_for.tolist(), strict=True))
+    def confusion_matrix(self) -> NDArray[np.int64]:
+        """Return counts (C, C), true classes in rows and answers in columns; for few classes."""
+        matrix = np.zeros((len(self.card.classes),) * 2, np.int64)
+        true, answer, pictures = self.confusions.T
+        matrix[true, answer] = pictures
+        np.fill_diagonal(matrix, self.class_images - matrix.sum(1))
+        return matrix
 
 
 @dataclass(frozen=True)
@@ -145,6 +136,7 @@ def evaluate(
     labels, rates, probabilities = answers.labels, answers.rates, answers.probabilities
     best = rates.argmin(1)
     classes = len(card.classes)
+    class_images = np.bincount(labels, minlength=classes)
     calibrated = card.calibration is not None
     return Evaluation(
         card=card,
@@ -152,7 +144,9 @@ def evaluate(
         images=len(labels),
         unreadable=len(folder.names) - len(labels),
         top={k: top_accuracy(rates, labels, k) for k in TOPS if k < classes},
-        confusion=confusion_matrix(best, labels, classes),
+        class_images=class_images,
+        class_accuracy=_shares(np.bincount(labels[best == labels], minlength=classes), class_images),
+        confusions=count_confusions(best, labels),
         calibration_error=calibration_error(probabilities, labels) if calibrated else None,
         sets=_measure_sets(card, probabilities, labels),
         rejected=_reject(card, rates, answers.exit_layers),
@@ -176,7 +170,7 @@ def _classify(classifier: Classifier, folder: ImageFolder, batch: int, reporter:
         for label, outcome in zip(folder.labels, outcomes, strict=True):
             task.advance(1)
             if isinstance(outcome, ImageError):
-                reporter.warn(f"left out: {outcome}")
+                reporter.leave_out(outcome)
                 continue
             labels.append(label)
             rates.append(outcome.rates)

@@ -18,7 +18,7 @@ from tgems_edge.sets import rank
 __all__ = [
     "ReliabilityBin",
     "calibration_error",
-    "confusion_matrix",
+    "count_confusions",
     "coverage_interval",
     "reliability",
     "top_accuracy",
@@ -60,12 +60,20 @@ def calibration_error(probabilities: NDArray[Any], labels: NDArray[np.int64]) ->
     return sum(gaps) / len(labels)
 
 
-def confusion_matrix(
-    answers: NDArray[np.int64], labels: NDArray[np.int64], classes: int
-) -> NDArray[np.int64]:
-    """Counts (C, C): rows are true classes, columns what they were taken for."""
-    pairs = np.bincount(labels * classes + answers, minlength=classes**2)
-    return pairs.reshape(classes, classes).astype(np.int64)
+def count_confusions(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the pairs of a class and another that it was taken for.
+
+    Pairs that did not occur are left out: of thousands of classes, a matrix of all would not fit in memory.
+
+    Returns:
+        (P, 3) true class, the other class, and pictures; the most frequent first, then in order of the
+        classes.
+    """
+    wrong = answers != labels
+    pairs = np.stack([labels[wrong], answers[wrong]], axis=1)
+    pairs, pictures = np.unique(pairs, axis=0, return_counts=True)
+    counts = np.column_stack([pairs, pictures]).astype(np.int64)
+    return counts[np.argsort(-pictures, kind="stable")]
 
 
 def coverage_interval(calibrated: int, measured: int, coverage: float) -> tuple[float, float]:

@@ -116,7 +116,7 @@ def _compute_chunk(
         outcomes = list(zip(members, threads.map(read, members), strict=True))
     for _, outcome in outcomes:
         if isinstance(outcome, ImageError):
-            reporter.warn(f"left out: {outcome}")
+            reporter.leave_out(outcome)
     readable = [(index, pixels) for index, pixels in outcomes if not isinstance(pixels, ImageError)]
     height, width = encoder.preprocessing.size
     pixels = np.stack([p for _, p in readable]) if readable else np.empty((0, height, width, 3), np.uint8)

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from tgems_edge.cli import OneLineErrors
+from tgems_edge.cli import OneLineErrors, run
 from tgems_edge.errors import InputError, MissingDependency
 
 __all__ = ["make_tower"]
@@ -67,4 +67,4 @@ def make_tower(encoder: str, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run(app, f"python -m {__spec__.name}")

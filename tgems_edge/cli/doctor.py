@@ -5,7 +5,6 @@ Nothing here needs numpy, so that a machine where that is broken is told so as w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tgems_edge.cli.output import print_json
 from tgems_edge.doctor.checks import Check
 from tgems_edge.doctor.examination import Examination, examine
 from tgems_edge.errors import ModelFileError
@@ -46,7 +46,7 @@ def doctor(
         raise ModelFileError(f"{model}: no such model file; check its name")
     examination = examine(model)
     if as_json:
-        typer.echo(json.dumps(_as_json(examination), ensure_ascii=False))
+        print_json(_as_json(examination))
     else:
         _print(examination.findings if quiet else examination.checks)
     if examination.findings:

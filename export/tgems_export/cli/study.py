@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tgems_edge.cli.output import print_lines
+
 if TYPE_CHECKING:
     from tgems_export.study.report import Report
 
@@ -105,9 +107,7 @@ def _refuse_all_but_noise(context: typer.Context) -> None:
 
 
 def _show(report: Report) -> None:
-    typer.echo(report.summary)
-    for path in report.files:
-        typer.echo(path)
+    print_lines([*report.summary.split("\n"), *report.files])
 
 
 def _given(context: typer.Context) -> list[Any]:

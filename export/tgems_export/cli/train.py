@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from tgems_edge.cli.output import print_lines
 from tgems_edge.errors import InputError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -101,7 +102,6 @@ def train(
         settings=SsaSettings(seed=seed) if head_kind == "ssa" else Settings(seed=seed, **of_tgem),
     )
     clip = load_encoder(encoder, pretrained, device=choose_device(device))
-    for path in train_heads(clip, folder, plan, out, reporter, overwrite=overwrite):
-        typer.echo(path)
+    print_lines(train_heads(clip, folder, plan, out, reporter, overwrite=overwrite))
     kind = " --head-kind ssa" if head_kind == "ssa" else ""
     reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]}{kind} --head {out}")
