@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tgems_edge.errors import ImageError
 from tgems_edge.printable import printable
 
-__all__ = ["Reporter", "Task"]
+__all__ = ["Reporter", "Task", "open_console"]
 
 SECONDS_BETWEEN_LINES = 10.0
 MOST_LEFT_OUT = 10  # pictures that are named
@@ -26,13 +26,18 @@ class _Console(Console):
         raise
 
 
+def open_console(*, stderr: bool) -> Console:
+    """A console that prints names as they are; rich honours NO_COLOR and terminals without colours."""
+    return _Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
 class Reporter:
     """Where a command says what it does. `quiet` silences everything but warnings."""
 
     def __init__(self, *, quiet: bool = False):
-        """Write to standard error; rich honours NO_COLOR and terminals without colours."""
+        """Write to standard error."""
         self.quiet = quiet
-        self.console = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self.console = open_console(stderr=True)
         self._left_out = 0
 
     def say(self, message: object) -> None:

@@ -39,6 +39,7 @@ from tgems_export.graph import IR_VERSION, set_temperature
 from tgems_export.head import HeadKind, head_file, load_head, load_head_card, load_trained_pictures
 from tgems_export.labelled import Given, read_given
 from tgems_export.loading import DEMO
+from tgems_export.outputs import check_output_file
 from tgems_export.pictures import draw_many
 from tgems_export.prompts import class_embeddings, encode_prompts
 from tgems_export.provenance import versions
@@ -141,7 +142,7 @@ def freeze(
         InputError: the file exists, or the graph cannot be written as asked.
         DataError: pictures that cannot be used.
     """
-    _check_output(output, overwrite)
+    check_output_file(output, overwrite=overwrite)
     form = form or Form()
     first, last = exits[0], exits[-1]
     given = read_given(data, calibration, first.classes)
@@ -239,15 +240,6 @@ def _any_head(folder: Path, kind: HeadKind) -> Path:
             f"{folder}: no head files here; make some with `tgems-edge train{option} --out {folder}`"
         )
     return heads[0]
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.is_dir():
-        raise InputError(f"{output}: a folder; give --output a file name, such as {output / 'model.onnx'}")
-    if output.parent.exists() and not output.parent.is_dir():
-        raise InputError(f"{output}: {output.parent} is a file, not a folder; give another --output")
-    if output.exists() and not overwrite:
-        raise InputError(f"{output}: exists already; give --overwrite or another --output")
 
 
 def _refuse_training_pictures(exit_: Exit, given: Given, reporter: Reporter) -> None:

@@ -14,7 +14,7 @@ from tgems_edge.card import CalibrationData, Gate, Quantisation
 
 KEYS = {
     *("model", "data", "images", "unreadable", "accuracy", "top", "calibration_error", "sets", "rejected"),
-    *("classes", "confusion", "exit_layers", "exits", "operations", "milliseconds"),
+    *("classes", "confusion", "confusions", "exit_layers", "exits", "operations", "milliseconds"),
 }
 # Yellow is as red as green, and equal rates go to the first class.
 ALBUM = {

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from tgems_edge.cli.output import print_json
+from tgems_edge.cli.output import print_json, writing_results
 from tgems_edge.doctor.checks import Check
 from tgems_edge.doctor.examination import Examination, examine
 from tgems_edge.errors import ModelFileError
+from tgems_edge.printable import printable
+from tgems_edge.progress import open_console
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -64,10 +65,11 @@ def _as_json(examination: Examination) -> dict[str, object]:
 
 def _print(checks: Sequence[Check]) -> None:
     """A line for each; rich honours NO_COLOR and terminals without colours."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console(stderr=False)
     width = max((len(check.name) for check in checks), default=0)
-    for check in checks:
-        mark, style = ("finding", "yellow") if check.fix else ("ok", "green")
-        console.print(f"{mark:<7}", style=style, end="  ", markup=False)
-        fix = f"; {check.fix}" if check.fix else ""
-        console.print(f"{check.name:<{width}}  {check.what}{fix}", markup=False)
+    with writing_results():
+        for check in checks:
+            mark, style = ("finding", "yellow") if check.fix else ("ok", "green")
+            console.print(f"{mark:<7}", style=style, end="  ")
+            fix = f"; {check.fix}" if check.fix else ""
+            console.print(printable(f"{check.name:<{width}}  {check.what}{fix}"))

@@ -134,7 +134,7 @@ def _missing(error: ImportError, reason: str) -> str:
 def _is_ours(module: str | None) -> bool:
     """Whether a module of ours that is imported from another is meant: then it is our mistake."""
     package, _, rest = (module or "").partition(".")
-    return package in NAMES_OF_OURS and bool(rest) and package in sys.modules
+    return package in NAMES_OF_OURS and bool(rest) and sys.modules.get(package) is not None
 
 
 def _unexpected(error: Exception, reason: str) -> str:

@@ -10,13 +10,13 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from tgems_edge.errors import InputError
 from tgems_edge.printable import UNSAFE, printable
 
-__all__ = ["CLOSED", "print_json", "print_lines", "print_note", "report_error"]
+__all__ = ["CLOSED", "print_json", "print_lines", "print_note", "report_error", "writing_results"]
 
 CLOSED = "standard output is closed; send it to a file or to /dev/null"
 
@@ -29,8 +29,7 @@ def print_lines(lines: Iterable[object]) -> None:
         BrokenPipeError: its reader has gone.
     """
     text = "".join(printable(line) + "\n" for line in lines)
-    stream = _standard_output()
-    with _named():
+    with writing_results() as stream:
         stream.write(text)
         stream.flush()
 
@@ -51,8 +50,7 @@ def print_json(record: Any) -> None:
     """
     text = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
     line = UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n"
-    stream = _standard_output()
-    with _named():
+    with writing_results() as stream:
         stream.flush()
         if buffer := getattr(stream, "buffer", None):
             buffer.write(line.encode())
@@ -74,17 +72,18 @@ def report_error(message: object) -> None:
     print_note(f"error: {str(message).strip()}")
 
 
-def _standard_output() -> TextIO:
+@contextlib.contextmanager
+def writing_results() -> Iterator[TextIO]:
+    """Give standard output, and name it where it cannot be written.
+
+    Raises:
+        InputError: standard output is closed, or cannot take it.
+        BrokenPipeError: its reader has gone.
+    """
     if sys.stdout is None or sys.stdout.closed:
         raise InputError(CLOSED)
-    return sys.stdout
-
-
-@contextlib.contextmanager
-def _named() -> Any:
-    """What goes wrong with standard output says that it did."""
     try:
-        yield
+        yield sys.stdout
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -124,6 +124,7 @@ def export(
     from tgems_edge.progress import Reporter
     from tgems_export.drafts import Dynamics, Form
     from tgems_export.freeze import freeze, load_exits
+    from tgems_export.outputs import check_output_file
     from tgems_export.prompts import read_class_file
     from tgems_export.quantisation.search import Limits
 
@@ -139,6 +140,7 @@ def export(
     _check_range("--max-accuracy-drop", max_accuracy_drop, 100)
     _check_range("--max-label-flips", max_label_flips, 100)
     _check_range("--budget", budget, 1)
+    check_output_file(output, overwrite=overwrite)
     loaded = load_exits(layers, head, encoder, pretrained, names, head_kind)
     form = Form(
         input=input_,

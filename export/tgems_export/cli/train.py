@@ -76,6 +76,7 @@ def train(
     from tgems_export.devices import choose_device
     from tgems_export.encoder import load_encoder
     from tgems_export.heads import Plan, train_heads
+    from tgems_export.outputs import check_output_folder
     from tgems_export.prompts import load_templates, read_class_file
     from tgems_export.ssa import SsaSettings
     from tgems_export.training import Settings
@@ -84,6 +85,7 @@ def train(
     of_tgem = {name: value for name, value in of_tgem.items() if value is not None}
     if head_kind == "ssa" and of_tgem:
         raise InputError(f"--{next(iter(of_tgem))}: of a T-GEM only; leave it out with --head-kind ssa")
+    check_output_folder(out)
     reporter = Reporter(quiet=quiet)
     names = read_class_file(classes) if classes else None
     if labels == "teacher":
