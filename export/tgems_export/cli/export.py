@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -244,7 +245,7 @@ def _as_lines(frozen: Frozen, seconds: float) -> list[str]:
         lines.append(f"   untrained {names}: names the head never saw; try it on data")
     lines += [
         "next:",
-        f"   tgems-edge classify --model {frozen.path} IMAGE",
+        f"   tgems-edge classify --model {shlex.quote(str(frozen.path))} IMAGE",
         f"   python -c \"from tgems_edge import load; print(load('{frozen.path}').classify('IMAGE').label)\"",
     ]
     return lines

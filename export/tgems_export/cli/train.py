@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,4 +107,4 @@ def train(
     clip = load_encoder(encoder, pretrained, device=choose_device(device))
     print_lines(train_heads(clip, folder, plan, out, reporter, overwrite=overwrite))
     kind = " --head-kind ssa" if head_kind == "ssa" else ""
-    reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]}{kind} --head {out}")
+    reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]}{kind} --head {shlex.quote(str(out))}")
