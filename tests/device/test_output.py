@@ -13,6 +13,7 @@ from attacks.names import NAMES, NOT_UTF8, file_name, is_calm
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tgems_edge.cli import app
@@ -123,6 +124,16 @@ class TestJson:
         assert {to_bytes(parse(line)["image"]) for line in lines} == set(paths)
         assert all(is_calm(line.decode()) for line in lines)
 
+    @NOT_LINUX
+    @pytest.mark.parametrize("encoding", ["ascii", "utf-16"])
+    @pytest.mark.parametrize("command", ["inspect", "verify", "doctor", "bench"])
+    def test_every_command_prints_it(self, command, encoding):
+        options = ["--seconds", "0.05"] if command == "bench" else []
+        done = start(command, "--json", *options, LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING=encoding)
+        assert done.returncode in (0, 1)
+        (line,) = done.stdout.splitlines()
+        assert parse(line)
+
     def test_text_in_memory_takes_it_too(self, monkeypatch):
         monkeypatch.setattr(sys, "stdout", io.StringIO())
         print_json({"a": "é"})
@@ -176,6 +187,16 @@ class TestNames:
         said = capsys.readouterr().err
         assert said.count("\n") == 3 * len(NAMES) and is_calm(said)
         assert "[red]cat[/red]" in said and ":warning:" in said
+
+    @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+    def test_a_bar_on_a_terminal_shows_them_as_they_are(self, monkeypatch, name):
+        monkeypatch.setenv("TERM", "xterm")
+        reporter = Reporter()
+        reporter.console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+        with reporter.task(name, 1, unit="pictures") as task:
+            task.advance(1, name)
+        shown = reporter.console.file.getvalue()
+        assert printable(name) in shown and "\x1b]" not in shown and "\x1b[31m" not in shown
 
     def test_of_many_pictures_that_are_left_out_only_the_first_are_named(self, capsys):
         reporter = Reporter(quiet=True)
