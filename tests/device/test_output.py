@@ -168,6 +168,23 @@ class TestNames:
                     assert records and "Infinity" not in done.stdout
         assert run("classify", "--model", model, data).stdout.count("\n") == 2
 
+    @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+    def test_what_a_file_says_of_itself(self, colour_model, calibrated_card, name):
+        onnx = pytest.importorskip("onnx")
+        card = replace(
+            calibrated_card, versions={name: name}, licence={name: name}, templates=(f"{name} {{}}",)
+        )
+        path = colour_model(card)
+        model = onnx.load(path)
+        model.producer_name, model.producer_version = name, name
+        model.graph.node[0].op_type = name
+        model.metadata_props.add(key="date", value=name)
+        model.metadata_props.add(key=name, value=name)
+        path.write_bytes(model.SerializeToString())
+        text, line = run("inspect", path), run("inspect", path, "--json")
+        assert printable(name) in " ".join(text.stdout.split()) and is_calm(text.stdout + text.stderr)
+        assert parse(line.stdout_bytes)["header"]["metadata"][name] == name and is_calm(line.stdout)
+
     @NOT_LINUX
     @pytest.mark.parametrize("command", DEVICE_COMMANDS)
     @pytest.mark.parametrize("name", [*NAMES.values(), NOT_UTF8], ids=[*NAMES, "is not UTF-8"])
@@ -255,6 +272,7 @@ class TestFailures:
         ("error", "code", "words"),
         [
             (MemoryError(), 2, "out of memory"),
+            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 2, "out of memory (CUDA)"),
             (OSError(28, "No space left on device", "x.onnx"), 2, "x.onnx: No space left"),
             (PermissionError(13, "Permission denied", b"x\xff"), 2, r"x\udcff: Permission denied"),
             (ModuleNotFoundError("no", name="torch"), 2, "pip install 'tgems-edge[export]'"),

@@ -119,7 +119,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         # A file's name as it is: `printable` shows what is in it.
         where = "" if error.filename is None else f"{_as_text(error.filename)}: "
         return f"{where}{error.strerror or reason or type(error).__name__}", BAD_INPUT
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
         said = f" ({reason})" if reason else ""
         return f"out of memory{said}; close other programs, or give it less at a time", BAD_INPUT
     return _unexpected(error, reason), CRASHED
