@@ -59,7 +59,8 @@ def _serve(request: dict[str, Any]) -> None:
 
 
 def _say(**answer: Any) -> None:
-    print(json.dumps(answer), flush=True)
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")  # whatever PYTHONIOENCODING is
+    sys.stdout.buffer.flush()
 
 
 def _memory() -> dict[str, int | None]:

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from tgems_edge.cli import OneLineErrors
+from tgems_edge.cli import OneLineErrors, run
 from tgems_edge.errors import InputError, MissingDependency
 
 __all__ = ["check_encoder_name", "make_tower"]
@@ -91,4 +91,4 @@ def make_tower(encoder: str, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run(app, f"python -m {__spec__.name}")

@@ -128,7 +128,9 @@ def _step(name: str, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     except Exception as error:  # whatever it is: explaining it is what the other side is for
         kind: Literal["advice", "exception"] = "advice" if isinstance(error, TgemsError) else "exception"
         failure = asdict(Failure(name, kind, type(error).__name__, " ".join(str(error).split())))
-    print(json.dumps({"facts": facts, "failure": failure}), flush=True)
+    line = json.dumps({"facts": facts, "failure": failure})
+    sys.stdout.buffer.write(line.encode() + b"\n")  # whatever PYTHONIOENCODING is
+    sys.stdout.buffer.flush()
     return facts
 
 
