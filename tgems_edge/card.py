@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from tgems_edge import records
 from tgems_edge.digests import beginnings, join_beginnings
 from tgems_edge.errors import InputError, ModelFileError
 from tgems_edge.images import Preprocessing
+from tgems_edge.onnx_file import open_model_file
 from tgems_edge.sets import SetMethod, rank
 
 __all__ = [
@@ -446,7 +446,8 @@ def find_card(metadata: Mapping[str, str], name: str) -> str:
     return metadata[METADATA_KEY]
 
 
-_SEAL = b'"file_sha256": "%s"'
+_SEAL_KEY = b'"file_sha256"'
+_SEAL = _SEAL_KEY + b': "%s"'
 _ANY_SEAL = re.compile(_SEAL % b"([0-9a-f]{64})")
 _NO_SEAL = _SEAL % UNSEALED.encode()
 _CHUNK = 1 << 20  # bytes read at once
@@ -471,11 +472,12 @@ def is_sealed(model: Path | bytes) -> bool:
     matter, and neither does the size of the file.
     """
     digest, stated, rest = hashlib.sha256(), [], b""
-    with model.open("rb") if isinstance(model, Path) else io.BytesIO(model) as file:
+    with open_model_file(model) as file:
         while chunk := file.read(_CHUNK):
             part = rest + chunk
-            stated += _ANY_SEAL.findall(part)
-            part = _ANY_SEAL.sub(_NO_SEAL, part)
+            if _SEAL_KEY in part:  # ten times as fast as to look for the whole
+                stated += _ANY_SEAL.findall(part)
+                part = _ANY_SEAL.sub(_NO_SEAL, part)
             done = max(0, len(part) - len(_NO_SEAL) + 1)  # a seal may begin in what follows
             digest.update(part[:done])
             rest = part[done:]
