@@ -48,6 +48,8 @@ __all__ = [
 METADATA_KEY = "tgems"
 SCHEMA_VERSION = 1
 UNSEALED = "0" * 64
+LARGEST_CARD = 1 << 24  # characters; it names the pictures of its calibration, with 8 each
+LARGEST_SIDE = 1 << 13  # pixels of the input
 
 
 @dataclass(frozen=True)
@@ -273,6 +275,7 @@ class Card:
         _require(0 <= self.preprocessing.fill_color <= 255, "a fill colour outside 0 to 255")
         _require(self.k >= 1 and self.layer >= 1, "a layer or a K below 1")
         _require(min(self.preprocessing.size) >= 1, "an empty input size")
+        _require(max(self.preprocessing.size) <= LARGEST_SIDE, "an impossible input size")
         _require(self.temperature is None or self.temperature > 0, "a temperature that is not positive")
         self._validate_calibration()
         self._validate_quantisation()
@@ -439,11 +442,17 @@ def find_card(metadata: Mapping[str, str], name: str) -> str:
     """The text of the card in a file's metadata.
 
     Raises:
-        ModelFileError: there is none; the message begins with `name`.
+        ModelFileError: there is none, or one too large to be read; the message begins with `name`.
     """
     if METADATA_KEY not in metadata:
         raise ModelFileError(f"{name}: an ONNX file, but not one that `tgems-edge export` made (no card)")
-    return metadata[METADATA_KEY]
+    text = metadata[METADATA_KEY]
+    if len(text) > LARGEST_CARD:
+        raise ModelFileError(
+            f"{name}: its card of {len(text) / 1e6:.0f} MB is too large (at most {LARGEST_CARD / 1e6:.0f}); "
+            "export it with fewer pictures to calibrate on"
+        )
+    return text
 
 
 _SEAL_KEY = b'"file_sha256"'

@@ -88,7 +88,7 @@ def model_name(model: Path | bytes) -> str:
 
 def open_model_file(model: Path | bytes) -> AbstractContextManager[BinaryIO]:
     """A file, or a serialised model, as a stream; unbuffered."""
-    return model.open("rb", buffering=0) if isinstance(model, Path) else BytesIO(model)  # type: ignore[return-value]
+    return model.open("rb", buffering=0) if isinstance(model, Path) else BytesIO(model)
 
 
 def read_header(model: Path | bytes) -> Header:

@@ -18,6 +18,7 @@ from tgems_edge.card import (
     Parity,
     Sample,
     noise_pixels,
+    seal,
 )
 from tgems_edge.images import Preprocessing
 from tgems_edge.model import built_in_model, load
@@ -129,8 +130,8 @@ def write_model(tmp_path):
         if card is not None:
             text = card if isinstance(card, str) else card.to_json()
             helper.set_model_props(model, {METADATA_KEY: text})
-        path = tmp_path / name
-        path.write_bytes(model.SerializeToString())
+        path, data = tmp_path / name, model.SerializeToString()
+        path.write_bytes(seal(data) if isinstance(card, Card) else data)
         return path
 
     return write_model

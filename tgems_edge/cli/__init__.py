@@ -7,7 +7,9 @@ through the entry-point group `tgems_edge.commands`; their modules import torch 
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -136,4 +138,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name the terminal cannot show must not end the work
             stream.reconfigure(errors="backslashreplace")
-    app(args=None if arguments is None else list(arguments), prog_name="tgems-edge")
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="tgems-edge")
+    except SystemExit as ending:
+        _leave_what_does_not_end(ending)
+        raise
+
+
+def _leave_what_does_not_end(ending: SystemExit) -> None:
+    """Ends the process at once where a graph still runs: to clean up below it would crash."""
+    background = sys.modules.get("tgems_edge.background")  # not loaded: nothing ran
+    if background and background.is_any_left():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(ending.code if isinstance(ending.code, int) else 0)

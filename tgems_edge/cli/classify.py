@@ -16,7 +16,18 @@ import typer
 
 from tgems_edge.card import Card
 from tgems_edge.cli import report_error
-from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import (
+    Batch,
+    FastDecode,
+    Json,
+    Model,
+    NoVerify,
+    Provider,
+    Quiet,
+    Threads,
+    Timeout,
+    open_model,
+)
 from tgems_edge.errors import ImageError, InputError
 from tgems_edge.images import Picture, find_pictures
 from tgems_edge.model import Result, Speed
@@ -63,6 +74,8 @@ def classify(
     threads: Threads = None,
     provider: Provider = None,
     fast_decode: FastDecode = False,
+    timeout: Timeout = None,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
 ) -> None:
     """Label pictures with a model file.
@@ -76,14 +89,21 @@ def classify(
     Example: tgems-edge classify --model model.onnx holiday/ --json
     """
     pictures = _find_pictures(images)
-    classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
+    classifier, description = open_model(
+        model,
+        threads=threads,
+        provider=provider,
+        fast_decode=fast_decode,
+        verify=not no_verify,
+        timeout=timeout,
+    )
     card = classifier.card
     doubt = _check_doubt(card, coverage, sets, reject)
     if not quiet:
         typer.echo(description, err=True)
         if doubt.coverage and not as_json:
             typer.echo(_explain_sets(doubt.coverage), err=True)
-    show = _JsonLines(doubt, top) if as_json else _Table(card, doubt, top, pictures)
+    show = _JsonLines(doubt, top, not no_verify) if as_json else _Table(card, doubt, top, pictures)
     failed = 0
     speeds = []
     exit_layers: Counter[int] = Counter()
@@ -181,9 +201,10 @@ def _describe_speed(speeds: list[Speed]) -> str:
 class _JsonLines:
     """Prints one JSON object per picture, as the interface specifies it."""
 
-    def __init__(self, doubt: _Doubt, top: int):
+    def __init__(self, doubt: _Doubt, top: int, verified: bool):
         self._doubt = doubt
         self._top = top
+        self._verified = verified
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
         if isinstance(result, ImageError):
@@ -192,6 +213,7 @@ class _JsonLines:
             line = {
                 "image": name,
                 "model": f"sha256:{result.card.file_sha256}",
+                "verified": self._verified,
                 **result.top(1)[0],
                 **(UNKNOWN if self._doubt.is_unknown(result) else {}),
                 "top": result.top(self._top),

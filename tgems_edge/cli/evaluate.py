@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import (
+    Batch,
+    FastDecode,
+    Json,
+    Model,
+    NoVerify,
+    Provider,
+    Quiet,
+    Threads,
+    Timeout,
+    open_model,
+)
 from tgems_edge.cli.tables import aligned
 from tgems_edge.errors import AccuracyError, ImageError, InputError
 from tgems_edge.sets import DEFAULT_COVERAGE
@@ -39,6 +50,8 @@ def evaluate(
     threads: Threads = None,
     provider: Provider = None,
     fast_decode: FastDecode = False,
+    timeout: Timeout = None,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model file: accuracy, calibration, coverage, time.
@@ -56,10 +69,19 @@ def evaluate(
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy:g}: give a share from 0 to 1, such as 0.8")
     reporter = Reporter(quiet=quiet)
-    classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
+    classifier, description = open_model(
+        model,
+        threads=threads,
+        provider=provider,
+        fast_decode=fast_decode,
+        verify=not no_verify,
+        timeout=timeout,
+    )
     reporter.say(description)
     found = evaluate(classifier, read_labelled(data), reporter, batch=batch)
-    typer.echo(json.dumps(_as_json(found), ensure_ascii=False) if as_json else _as_text(found))
+    typer.echo(
+        json.dumps(_as_json(found, classifier.verified), ensure_ascii=False) if as_json else _as_text(found)
+    )
     for note in _notes(found):
         reporter.say(note)
     if min_accuracy is not None and found.accuracy < min_accuracy:
@@ -85,11 +107,12 @@ def _notes(found: Evaluation) -> Iterator[str]:
         yield f"{found.unreadable} of {found.images + found.unreadable} pictures could not be read"
 
 
-def _as_json(found: Evaluation) -> dict[str, Any]:
+def _as_json(found: Evaluation, verified: bool) -> dict[str, Any]:
     names = found.card.classes
     by_class = zip(names, found.class_images, found.class_accuracy, found.class_coverage, strict=True)
     return {
         "model": f"sha256:{found.card.file_sha256}",
+        "verified": verified,
         "data": f"sha256:{found.data_sha256}",
         "images": found.images,
         "unreadable": found.unreadable,
