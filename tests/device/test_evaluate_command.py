@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tgems_edge.card import CalibrationData, Gate, Quantisation
+from tgems_edge.model import load
 
 KEYS = {
     *("model", "data", "images", "unreadable", "accuracy", "top", "calibration_error", "sets", "rejected"),
@@ -74,9 +75,10 @@ def measured(*arguments):
 
 class TestJson:
     def test_a_calibrated_file_has_every_figure(self, album, colour_model, calibrated_card):
-        found = measured(album, "--model", colour_model(calibrated_card))
+        path = colour_model(calibrated_card)
+        found = measured(album, "--model", path)
         assert found.keys() == KEYS
-        assert found["model"] == f"sha256:{calibrated_card.file_sha256}"
+        assert found["model"] == f"sha256:{load(path).card.file_sha256}"
         assert (found["images"], found["unreadable"]) == (10, 0)
         assert (found["accuracy"], found["top"]) == (0.7, {"1": 0.7, "2": 0.8})
         assert found["confusion"] == CONFUSION

@@ -213,7 +213,7 @@ class _JsonLines:
             line = {
                 "image": name,
                 "model": f"sha256:{result.card.file_sha256}",
-                "verified": self._verified,
+                **({} if self._verified else {"verified": False}),
                 **result.top(1)[0],
                 **(UNKNOWN if self._doubt.is_unknown(result) else {}),
                 "top": result.top(self._top),

@@ -112,7 +112,7 @@ def _as_json(found: Evaluation, verified: bool) -> dict[str, Any]:
     by_class = zip(names, found.class_images, found.class_accuracy, found.class_coverage, strict=True)
     return {
         "model": f"sha256:{found.card.file_sha256}",
-        "verified": verified,
+        **({} if verified else {"verified": False}),
         "data": f"sha256:{found.data_sha256}",
         "images": found.images,
         "unreadable": found.unreadable,

@@ -81,6 +81,8 @@ def _as_json(found: _Contents) -> dict[str, Any]:
             "opsets": header.opsets,
             "producer": header.producer,
             "metadata": {key: text for key, text in header.metadata.items() if key != METADATA_KEY},
+            "external": sorted(header.external),
+            "extras": sorted(header.extras),
             "operators": dict(header.operators.most_common()),
             "weights": {element: asdict(weights) for element, weights in header.weights.items()},
         },
