@@ -1,4 +1,4 @@
-"""Hostile model files: each is the built-in file with one thing that no exporter writes, sealed like any other.
+"""Hostile model files: each is the built-in file with one thing that no exporter writes, and sealed.
 
 What each must be refused with stands beside it. `STRUCTURE` never reaches onnxruntime; `ANSWERS` loads and
 then answers what no model file may.
@@ -181,7 +181,7 @@ STRUCTURE = [
         lambda model: model.metadata_props.add(key=METADATA_KEY, value="{}"),
     ),
     Attack("two graphs", "two graphs", rewrite=lambda data: data + b"\x3a\x00"),
-    Attack("card without an end", "its card of 17 MB is too large", with_card(more="a" * (17 << 20))),
+    Attack("card without an end", "MB is too large (at most 17)", with_card(more="a" * (17 << 20))),
     Attack("numbers without an end", "is not a number of 64 bits", with_card(k=10**400)),
     Attack("size of another world", "an impossible input size", claim_size),
     Attack("dims that overflow", "an impossible shape", weights(tensor([1 << 40, 1 << 40]))),

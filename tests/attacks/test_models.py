@@ -148,15 +148,10 @@ class TestDigest:
         path = Path(shutil.copy(built_in_model(), folder / "model.onnx"))
         checked, _ = check_model_file(path)
         checked.refuse_changes()
-        os.replace(hostile_copy(folder), path)
+        (folder / "other.onnx").write_bytes(STRUCTURE[0].file())
+        (folder / "other.onnx").replace(path)
         with pytest.raises(ModelFileError, match="changed while it was loaded; try again"):
             checked.refuse_changes()
-
-
-def hostile_copy(folder):
-    path = folder / "other.onnx"
-    path.write_bytes(STRUCTURE[0].file())
-    return path
 
 
 class TestAnswers:
@@ -179,22 +174,22 @@ class TestAnswers:
 class TestTime:
     """Many products, after each of which a run can end; and one, within which it cannot."""
 
-    MANY, ONE = Attack("many products", "", slow(1200, 3000)), Attack("one product", "", slow(5000, 1))
+    MANY, ONE = Attack("many products", "", slow(1500, 150)), Attack("one product", "", slow(6000, 1))
 
     @pytest.mark.parametrize("attack", [MANY, ONE], ids=str)
     def test_a_run_that_takes_too_long_is_given_up(self, hostile, attack):
         path = hostile(attack)
         started = time.monotonic()
-        command = [*COMMAND, "classify", "--model", path, PICTURE, "--timeout", "0.3", "--threads", "1"]
+        command = [*COMMAND, "classify", "--model", path, PICTURE, "--timeout", "1.5", "--threads", "1"]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.splitlines()[-1].startswith(f"error: {path}: no answer within 0.3 s")
+        assert done.stderr.splitlines()[-1].startswith(f"error: {path}: no answer within 1.5 s")
         assert time.monotonic() - started < 15
 
     def test_the_library_gives_up_too_and_goes_on(self, hostile):
-        slow_model = load(hostile(self.MANY), threads=1, timeout=0.2)
+        slow_model = load(hostile(self.MANY), threads=1, timeout=1)
         for _ in range(2):
-            with pytest.raises(ModelFileError, match=r"no answer within 0.2 s"):
+            with pytest.raises(ModelFileError, match=r"no answer within 1 s"):
                 slow_model.classify(PICTURE)
         assert load(built_in_model(), timeout=60).classify(PICTURE).label
 
@@ -277,8 +272,7 @@ look(Entry("model", Path({str(built_in_model())!r}), None), 1, [])
         if "joblib" in code:
             pytest.importorskip("joblib")
         (folder / "fake").mkdir()
-        if "joblib" not in code:
-            (folder / "fake" / "numpy.py").write_text(self.HANG)
+        (folder / "fake" / "onnxruntime.py").write_text(self.HANG)
         paths = filter(None, [str(folder / "fake"), os.environ.get("PYTHONPATH")])
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         script = folder / "script.py"
