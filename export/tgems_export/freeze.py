@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -121,6 +121,7 @@ def freeze(
     *,
     data: Path | None = None,
     calibration: Path | None = None,
+    folders: Mapping[str, str] | None = None,
     form: Form | None = None,
     overwrite: bool = False,
 ) -> Frozen:
@@ -132,6 +133,7 @@ def freeze(
         reporter: where progress goes.
         data: labelled pictures to compare and to measure on; without `calibration`, half of them calibrate.
         calibration: pictures to calibrate on; without labels they only show INT8 what activations take.
+        folders: the class of a folder of pictures by the folder's name, where it is not the name itself.
         form: see `Form`; by default one in fp32.
         overwrite: replace an existing file.
 
@@ -144,7 +146,7 @@ def freeze(
     _check_output(output, overwrite)
     form = form or Form()
     first, last = exits[0], exits[-1]
-    given = read_given(data, calibration, first.classes)
+    given = read_given(data, calibration, first.classes, folders, reporter)
     if given.unlabelled and not form.precision.startswith("int8"):
         raise DataError(
             f"{calibration}: pictures without folders of classes, which only --precision int8 can use; "
