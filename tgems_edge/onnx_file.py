@@ -280,6 +280,7 @@ def _read_tensor(messages: Messages, tensor: Span, found: _Contents) -> tuple[st
     shape: list[int] = []
     kind = size = 0
     raw = external = False
+    locations: set[str] = set()
     for name, value in messages.fields(tensor, _TENSOR):
         if name == "dims":
             shape += messages.numbers(value, MOST_AXES) if isinstance(value, Span) else [as_number(value)]
@@ -291,7 +292,7 @@ def _read_tensor(messages: Messages, tensor: Span, found: _Contents) -> tuple[st
             external = True
             entry = messages.once(as_span(value), _ENTRY)
             if messages.text(entry, "key") == "location":
-                found.external.add(messages.text(entry, "value"))
+                locations.add(messages.text(entry, "value"))
         elif name == "data_location":
             external = external or as_number(value) != 0
         else:
@@ -306,7 +307,7 @@ def _read_tensor(messages: Messages, tensor: Span, found: _Contents) -> tuple[st
         require(parameters <= MOST_PARAMETERS, "weights of an impossible shape")
     element, bits = _ELEMENTS.get(kind, (f"type {kind}", 0))
     if external:
-        found.external |= found.external or {""}  # without a location it is no less external
+        found.external |= locations or {""}  # without a location it is no less external
     elif raw and bits:
         require(size == -(-parameters * bits // 8), "weights that are not as many as their shape says")
     elif bits:  # the shortest number takes a byte, and holds no more than two of the short ones
