@@ -12,7 +12,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["Overdue", "call", "is_any_left"]
+__all__ = ["Overdue", "call", "call_beside", "is_any_left"]
 
 GRACE = 1.0  # seconds that a call gets to end when it is told to
 
@@ -60,10 +60,7 @@ def call(function: Callable[[], T], timeout: float | None, stop: Callable[[], ob
     Raises:
         Overdue: it did not come back in time.
     """
-    worker = _idle.pop() if _idle else _Worker()
-    if not worker.thread.is_alive():  # after a fork no other thread is
-        worker = _Worker()
-    worker.calls.put(function)
+    worker = _start(function)
     try:
         value, error = worker.outcomes.get(timeout=timeout)
     except BaseException as interruption:
@@ -81,6 +78,26 @@ def call(function: Callable[[], T], timeout: float | None, stop: Callable[[], ob
         raise error
     result: T = value
     return result
+
+
+def call_beside(function: Callable[[], object], other: Callable[[], object]) -> None:
+    """Calls a function, and another one meanwhile in another thread; what the other raises goes first."""
+    worker = _start(other)
+    try:
+        function()
+    finally:
+        _, error = worker.outcomes.get()
+        _idle.append(worker)
+        if error is not None:
+            raise error
+
+
+def _start(function: Callable[[], Any]) -> _Worker:
+    worker = _idle.pop() if _idle else _Worker()
+    if not worker.thread.is_alive():  # after a fork no other thread is
+        worker = _Worker()
+    worker.calls.put(function)
+    return worker
 
 
 def is_any_left() -> bool:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -15,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge.answers import check_answers
+from tgems_edge.background import call_beside
 from tgems_edge.card import Card
 from tgems_edge.errors import ImageError, InputError
-from tgems_edge.gate import IMAGE, INPUT, OUTPUTS, check_model_file
+from tgems_edge.gate import IMAGE, INPUT, OUTPUTS, check_digest, check_model_file
 from tgems_edge.images import Picture, read_pixels
 from tgems_edge.rates import top_k
-from tgems_edge.session import describe_provider, open_session, run_session
+from tgems_edge.session import describe_provider, import_onnxruntime, open_session, run_session
 from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod, label_sets
 
 if TYPE_CHECKING:
@@ -143,7 +145,9 @@ class Classifier:
         """Opens `model`; see `load`."""
         if timeout is not None and not timeout > 0:  # nan is not either
             raise InputError(f"timeout is {timeout:g}; give a number of seconds above 0")
-        checked, self.card = check_model_file(model, verify=verify)
+        checked, self.card = check_model_file(model, verify=False)
+        if verify:  # a Raspberry Pi 4 takes as long to read 40 MB as to import onnxruntime
+            call_beside(import_onnxruntime, partial(check_digest, model))
         self.verified = verify
         self._session = open_session(checked, threads=threads, provider=provider, timeout=timeout)
         self._name = checked.name
