@@ -228,6 +228,8 @@ def _graph(header: Header) -> dict[str, str]:
     return {
         "operators": _list(f"{operator} {count}" for operator, count in header.operators.most_common()),
         "weights": "; ".join(weights),
+        "weights elsewhere": _list(repr(name) for name in sorted(header.external)),
+        "other parts": _list(sorted(header.extras)),
     }
 
 
