@@ -459,7 +459,7 @@ _SEAL_KEY = b'"file_sha256"'
 _SEAL = _SEAL_KEY + b': "%s"'
 _ANY_SEAL = re.compile(_SEAL % b"([0-9a-f]{64})")
 _NO_SEAL = _SEAL % UNSEALED.encode()
-_CHUNK = 1 << 20  # bytes read at once
+_CHUNK = 1 << 16  # bytes read at once; more do not fit into caches
 
 
 def seal(unsealed: bytes) -> bytes:
