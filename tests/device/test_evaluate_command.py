@@ -83,9 +83,10 @@ def measured(*arguments):
 
 class TestJson:
     def test_a_calibrated_file_has_every_figure(self, album, colour_model, calibrated_card):
-        found = measured(album, "--model", colour_model(calibrated_card))
+        path = colour_model(calibrated_card)
+        found = measured(album, "--model", path)
         assert found.keys() == KEYS
-        assert found["model"] == f"sha256:{calibrated_card.file_sha256}"
+        assert found["model"] == f"sha256:{load(path).card.file_sha256}"
         assert (found["images"], found["unreadable"]) == (10, 0)
         assert (found["accuracy"], found["top"]) == (0.7, {"1": 0.7, "2": 0.8})
         assert found["confusion"] == CONFUSION

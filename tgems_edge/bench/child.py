@@ -1,6 +1,6 @@
 """The process whose start and memory are measured: opens one file and labels pictures with it.
 
-    python -m tgems_edge.bench.child '{"path": "model.onnx", ...}'
+    tgems_edge.bench.child '{"path": "model.onnx", ...}'
 
 It imports what a program with `tgems_edge.load` imports, and nothing else of the command line. The first
 line that it prints ends the measurement of the start; it, too, is JSON.

@@ -15,7 +15,18 @@ from typing import Annotated, Any
 import typer
 
 from tgems_edge.card import Card
-from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import (
+    Batch,
+    FastDecode,
+    Json,
+    Model,
+    NoVerify,
+    Provider,
+    Quiet,
+    Threads,
+    Timeout,
+    open_model,
+)
 from tgems_edge.cli.output import print_json, print_lines, print_note, report_error
 from tgems_edge.errors import ImageError, InputError
 from tgems_edge.folders import LeftOut, find_pictures
@@ -66,6 +77,8 @@ def classify(
     threads: Threads = None,
     provider: Provider = None,
     fast_decode: FastDecode = False,
+    timeout: Timeout = None,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
 ) -> None:
     """Label pictures with a model file.
@@ -81,14 +94,21 @@ def classify(
     pictures, left_out = _find_pictures(images)
     if left_out.matters or (left_out and not quiet):
         print_note(f"{'warning: ' * left_out.matters}left out: {left_out}")
-    classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
+    classifier, description = open_model(
+        model,
+        threads=threads,
+        provider=provider,
+        fast_decode=fast_decode,
+        verify=not no_verify,
+        timeout=timeout,
+    )
     card = classifier.card
     doubt = _check_doubt(card, coverage, sets, reject)
     if not quiet:
         print_note(description)
         if doubt.coverage and not as_json:
             print_note(_explain_sets(doubt.coverage))
-    show = _JsonLines(doubt, top) if as_json else _Table(card, doubt, top, pictures)
+    show = _JsonLines(doubt, top, not no_verify) if as_json else _Table(card, doubt, top, pictures)
     failed = 0
     speeds = []
     exit_layers: Counter[int] = Counter()
@@ -196,9 +216,10 @@ def _describe_speed(speeds: list[Speed]) -> str:
 class _JsonLines:
     """Prints one JSON object per picture, as the interface specifies it."""
 
-    def __init__(self, doubt: _Doubt, top: int):
+    def __init__(self, doubt: _Doubt, top: int, verified: bool):
         self._doubt = doubt
         self._top = top
+        self._verified = verified
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
         if isinstance(result, ImageError):
@@ -207,6 +228,7 @@ class _JsonLines:
             line = {
                 "image": name,
                 "model": f"sha256:{result.card.file_sha256}",
+                **({} if self._verified else {"verified": False}),
                 **result.top(1)[0],
                 **(UNKNOWN if self._doubt.is_unknown(result) else {}),
                 "top": result.top(self._top),

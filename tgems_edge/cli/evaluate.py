@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import (
+    Batch,
+    FastDecode,
+    Json,
+    Model,
+    NoVerify,
+    Provider,
+    Quiet,
+    Threads,
+    Timeout,
+    open_model,
+)
 from tgems_edge.cli.output import print_json, print_lines
 from tgems_edge.cli.tables import aligned, separated
 from tgems_edge.errors import AccuracyError, ImageError, InputError
@@ -47,6 +58,8 @@ def evaluate(
     threads: Threads = None,
     provider: Provider = None,
     fast_decode: FastDecode = False,
+    timeout: Timeout = None,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model file: accuracy, calibration, coverage, time.
@@ -68,14 +81,21 @@ def evaluate(
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy:g}: give a share from 0 to 1, such as 0.8")
     reporter = Reporter(quiet=quiet)
-    classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
+    classifier, description = open_model(
+        model,
+        threads=threads,
+        provider=provider,
+        fast_decode=fast_decode,
+        verify=not no_verify,
+        timeout=timeout,
+    )
     reporter.say(description)
     given = read_class_list(classes).folders if classes else None
     folder = read_labelled(data, given=given)
     report_left_out(folder, reporter)
     found = evaluate(classifier, folder, reporter, batch=batch)
     if as_json:
-        print_json(_as_json(found))
+        print_json(_as_json(found, classifier.verified))
     else:
         print_lines(_as_lines(found))
     for note in _notes(found):
@@ -102,11 +122,12 @@ def _notes(found: Evaluation) -> Iterator[str]:
         yield f"{found.unreadable} of {found.images + found.unreadable} pictures could not be read"
 
 
-def _as_json(found: Evaluation) -> dict[str, Any]:
+def _as_json(found: Evaluation, verified: bool) -> dict[str, Any]:
     names = found.card.classes
     by_class = zip(names, found.class_images, found.class_accuracy, found.class_coverage, strict=True)
     return {
         "model": f"sha256:{found.card.file_sha256}",
+        **({} if verified else {"verified": False}),
         "data": f"sha256:{found.data_sha256}",
         "images": found.images,
         "unreadable": found.unreadable,

@@ -57,8 +57,19 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
         sys.exit(BAD_INPUT)
     try:
         app(args=None if arguments is None else list(arguments), prog_name=program)
+    except SystemExit as ending:
+        _leave_what_does_not_end(ending)
+        raise
     finally:
         _drop_unwritten()
+
+
+def _leave_what_does_not_end(ending: SystemExit) -> None:
+    """End the process at once where a graph still runs: to clean up below it would crash."""
+    background = sys.modules.get("tgems_edge.background")  # not loaded: nothing ran
+    if background and background.is_any_left():
+        _drop_unwritten()
+        os._exit(ending.code if isinstance(ending.code, int) else 0)
 
 
 def _open_standard_streams() -> None:

@@ -86,6 +86,8 @@ def _as_json(found: _Contents) -> dict[str, Any]:
             "opsets": header.opsets,
             "producer": header.producer,
             "metadata": {key: text for key, text in header.metadata.items() if key != METADATA_KEY},
+            "external": sorted(header.external),
+            "extras": sorted(header.extras),
             "operators": dict(header.operators.most_common()),
             "weights": {element: asdict(weights) for element, weights in header.weights.items()},
         },
@@ -231,6 +233,8 @@ def _graph(header: Header) -> dict[str, str]:
     return {
         "operators": _list(f"{operator} {count}" for operator, count in header.operators.most_common()),
         "weights": "; ".join(weights),
+        "weights elsewhere": _list(repr(name) for name in sorted(header.external)),
+        "other parts": _list(sorted(header.extras)),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tgems_edge.card import Card
-from tgems_edge.cli.model_file import Json, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import Json, Provider, Quiet, Threads, Timeout, open_model
 from tgems_edge.cli.output import print_json, print_lines, report_error
 from tgems_edge.cli.tables import aligned
 from tgems_edge.errors import ModelFileError, ParityError
@@ -41,6 +41,7 @@ def verify(
     as_json: Json = False,
     threads: Threads = None,
     provider: Provider = None,
+    timeout: Timeout = None,
     quiet: Quiet = False,
 ) -> None:
     """Check that this machine gets what a model file records.
@@ -54,16 +55,17 @@ def verify(
     Example: tgems-edge verify model.onnx
     """
     reporter = Reporter(quiet=quiet)
-    codes = [_verify(path, threads, provider, as_json, reporter) for path in models or [default_model()]]
+    asked = {"threads": threads, "provider": provider, "timeout": timeout}
+    codes = [_verify(path, asked, as_json, reporter) for path in models or [default_model()]]
     if any(codes):
         raise typer.Exit(max(codes))
 
 
-def _verify(path: Path, threads: int | None, provider: str | None, as_json: bool, reporter: Reporter) -> int:
+def _verify(path: Path, asked: dict[str, Any], as_json: bool, reporter: Reporter) -> int:
     """Prints what was found out about one file; its exit code."""
     try:
         check_unchanged(path)
-        classifier, description = open_model(path, threads=threads, provider=provider)
+        classifier, description = open_model(path, **asked)
         reporter.say(description)
         samples = check_samples(classifier)
     except (ModelFileError, ParityError) as error:
