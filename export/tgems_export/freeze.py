@@ -210,7 +210,12 @@ def freeze(
     )
     sealed = seal(_serialise(model, card))
     sealed_card = _check_sealed(sealed)
-    write_atomically(output, sealed)
+    try:
+        write_atomically(output, sealed, overwrite=overwrite)
+    except FileExistsError:
+        raise InputError(
+            f"{output}: made by another process meanwhile; give --overwrite or another --output"
+        ) from None
     return Frozen(output, sealed_card, len(sealed))
 
 
