@@ -32,6 +32,6 @@ Read in the order in which things depend on each other:
     full_tower   what exits are held against, as people run it today
 
 Beside them: costs and operations (of exits and towers, from shapes), devices, files and tensors (written
-whole, with digests), provenance, and the commands in cli/. study/ measures the method; demo/ is the built-in
-CLIP, its heads, and the recipe they come from.
+whole, with digests), threads (the same results on any number), provenance, and the commands in cli/. study/
+measures the method; demo/ is the built-in CLIP, its heads, and the recipe they come from.
 """

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +22,12 @@ from torch import Tensor
 from tgems_export.files import read_checked, write_checked
 from tgems_export.head import ExitHead, Head
 from tgems_export.losses import Loss, LossName
+from tgems_export.threads import one_thread
 
 __all__ = [
     "Settings",
     "TrainingSet",
     "make_seed",
-    "one_thread",
     "predict",
     "train_head",
     "validate",
@@ -110,17 +109,6 @@ def validate(head: ExitHead, data: TrainingSet) -> float:
     head.eval()
     correct = predict(head, data.validation_activations, data.text) == data.validation_labels
     return float(correct.float().mean())
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread, and then on as many as before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _train_epoch(

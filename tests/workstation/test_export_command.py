@@ -139,6 +139,24 @@ def test_of_two_exports_at_once_one_wins_and_the_other_says_so(export, tmp_path,
     assert is_sealed(path)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_number_of_threads_changes_no_byte(export, measured, tmp_path, monkeypatch, precision):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    before, contents = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2):
+            monkeypatch.setenv("TGEMS_NUM_THREADS", str(threads))
+            torch.set_num_threads(threads)
+            path = tmp_path / f"{threads}.onnx"
+            result = export("--precision", precision, "--data", measured, output=path)
+            assert result.exit_code == 0, result.stderr
+            assert torch.get_num_threads() == threads
+            contents.add(path.read_bytes())
+    finally:
+        torch.set_num_threads(before)
+    assert len(contents) == 1
+
+
 def test_no_picture_of_the_user_is_in_the_file(exported, figures):
     content = exported[0].read_bytes()
     assert not any(path.read_bytes()[-40:] in content for path in figures.rglob("*.*"))
