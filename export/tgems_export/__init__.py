@@ -31,8 +31,9 @@ Read in the order in which things depend on each other:
     freeze       all of it: heads and names to one file
     full_tower   what exits are held against, as people run it today
 
-Beside them: costs (parameters and operations), devices, files that appear whole, provenance, and the commands
-in cli/. study/ measures the method; demo/ is the built-in CLIP, its heads, and the recipe they come from.
+Beside them: costs and operations (of exits and towers, from shapes), devices, files and tensors (written
+whole, with digests), threads (the same results on any number), provenance, and the commands in cli/. study/
+measures the method; demo/ is the built-in CLIP, its heads, and the recipe they come from.
 """
 
 __version__ = "0.2.0"

@@ -29,6 +29,7 @@ from tgems_edge.session import INPUT, OUTPUTS
 from tgems_export.blocks import Embedding, ExitBlock, Gelu, ResidualBlock, make_linear
 from tgems_export.encoder import Encoder
 from tgems_export.head import ExitHead, Head, SsaHead
+from tgems_export.operations import count_linears
 from tgems_export.towers import Pool
 
 __all__ = [
@@ -125,6 +126,12 @@ class ExitGraph(nn.Module):
         label = rates.argmin(1)
         probabilities = torch.softmax(self.get_buffer(POSTERIOR_SCALE) * rates, 1)
         return rates, probabilities, label, torch.full_like(label, self.layer)
+
+    def operations(self, size: tuple[int, int]) -> int:
+        """Floating-point operations of one picture (H, W); see `operations`."""
+        tokens = len(self.embedding.offset)
+        blocks = sum(block.operations(tokens) for block in (*self.blocks, self.last))
+        return self.embedding.operations(size) + blocks + count_linears(1, self.readout)
 
 
 def to_onnx(

@@ -20,11 +20,13 @@ from tgems_export.cache import usable_cache
 from tgems_export.encoder import Encoder
 from tgems_export.features import Features, compute_features
 from tgems_export.head import (
+    ExitHead,
     Head,
     HeadCard,
     HeadKind,
     SsaHead,
     head_file,
+    list_pictures,
     load_head_card,
     save_head,
     save_trained_pictures,
@@ -123,7 +125,14 @@ def train_heads(
     if pending:
         material = _prepare(encoder, folder, plan, reporter)
         for path, card in pending:
-            _train_layer(material, card, plan, path, reporter)
+            head, trained = _train_layer(material, card, plan, reporter)
+            try:
+                save_head(path, head, trained, overwrite=overwrite)
+                _report(trained, path, plan, reporter)
+            except FileExistsError:  # another process made one meanwhile
+                if _is_trained(path, card, overwrite):
+                    reporter.say(f"{path}: trained by another process meanwhile, kept")
+            _checkpoint(dataclasses.replace(card, pool=trained.pool), reporter).unlink(missing_ok=True)
     return files
 
 
@@ -162,6 +171,7 @@ def _card_before_training(encoder: Encoder, folder: ImageFolder, plan: Plan, lay
         accuracy_held_out_templates=None,
         warnings=(),
         versions=versions("torch", "open_clip_torch"),
+        trained_pictures_sha256=hashlib.sha256(list_pictures(folder)).hexdigest(),
         kind="ssa" if plan.kind == "ssa" else None,
     )
 
@@ -177,7 +187,8 @@ def _is_trained(path: Path, expected: HeadCard, overwrite: bool) -> bool:
             return False
         raise
     learnt = ("pool", "pictures", "accuracy", "accuracy_held_out_templates", "warnings", "versions")
-    same = dataclasses.replace(expected, **{name: getattr(found, name) for name in learnt}) == found
+    stated = (*learnt, "trained_pictures_sha256")  # which earlier versions left out; `data_sha256` has it all
+    same = dataclasses.replace(expected, **{name: getattr(found, name) for name in stated}) == found
     if not same and not overwrite:
         raise HeadError(f"{path}: exists and was trained otherwise; give --overwrite or another --out")
     return same
@@ -215,17 +226,18 @@ def _prepare(encoder: Encoder, folder: ImageFolder, plan: Plan, reporter: Report
     )
 
 
-def _train_layer(material: _Material, card: HeadCard, plan: Plan, path: Path, reporter: Reporter) -> None:
+def _train_layer(
+    material: _Material, card: HeadCard, plan: Plan, reporter: Reporter
+) -> tuple[ExitHead, HeadCard]:
+    """A head, and its card with what was learnt."""
     if isinstance(plan.settings, SsaSettings):
-        card = _train_ssa(material, card, plan.settings, path, reporter)
-    else:
-        card = _train_tgem(material, card, plan, plan.settings, path, reporter)
-    _report(card, path, plan, reporter)
+        return _train_ssa(material, card, plan.settings, reporter)
+    return _train_tgem(material, card, plan, plan.settings, reporter)
 
 
 def _train_tgem(
-    material: _Material, card: HeadCard, plan: Plan, settings: Settings, path: Path, reporter: Reporter
-) -> HeadCard:
+    material: _Material, card: HeadCard, plan: Plan, settings: Settings, reporter: Reporter
+) -> tuple[Head, HeadCard]:
     pool = _choose_pool(material, card.layer, settings, reporter) if plan.pool == "auto" else plan.pool
     card = dataclasses.replace(card, pool=pool)
     data = _training_set(material, card.layer, pool)
@@ -233,15 +245,12 @@ def _train_tgem(
     with reporter.task(f"layer {card.layer}, {pool}", settings.epochs, unit="epochs") as task:
         note = _noter(task, settings.epochs)
         head = train_head(data, settings, layer=card.layer, checkpoint=checkpoint, on_epoch=note)
-    card = _card_of_tgem(card, head, data, material.held_out_text)
-    save_head(path, head, card)
-    checkpoint.unlink(missing_ok=True)
-    return card
+    return head, _card_of_tgem(card, head, data, material.held_out_text)
 
 
 def _train_ssa(
-    material: _Material, card: HeadCard, settings: SsaSettings, path: Path, reporter: Reporter
-) -> HeadCard:
+    material: _Material, card: HeadCard, settings: SsaSettings, reporter: Reporter
+) -> tuple[SsaHead, HeadCard]:
     card = dataclasses.replace(card, pool="mean")
     data = _training_set(material, card.layer, card.pool)
     teacher = Teacher(material.features.embeddings()[material.train], material.logit_scale)
@@ -249,9 +258,7 @@ def _train_ssa(
     with reporter.task(f"layer {card.layer}, SSA", epochs, unit="epochs") as task:
         note = _noter(task, epochs)
         head = train_ssa_head(data, teacher, settings, layer=card.layer, on_epoch=note)
-    card = _card_of_ssa(card, head, data, settings, material.held_out_text)
-    save_head(path, head, card)
-    return card
+    return head, _card_of_ssa(card, head, data, settings, material.held_out_text)
 
 
 def _choose_pool(material: _Material, layer: int, settings: Settings, reporter: Reporter) -> Pool:

@@ -18,7 +18,8 @@ from PIL import Image
 from tgems_edge.card import Resizing
 from tgems_edge.errors import ParityError
 from tgems_edge.images import Preprocessing, resampling, to_pixels
-from tgems_edge.session import IMAGE, INPUT, open_session
+from tgems_edge.session import IMAGE, INPUT
+from tgems_export.threads import open_on_one_thread
 
 __all__ = ["compare_resizing", "resizing_graph", "with_resizing"]
 
@@ -137,7 +138,7 @@ def compare_resizing(
     inspected = onnx.ModelProto()
     inspected.CopyFrom(model)
     inspected.graph.output.append(onnx.ValueInfoProto(name=INPUT))
-    session = open_session(inspected.SerializeToString())
+    session = open_on_one_thread(inspected.SerializeToString())
     near, total, largest, equal, count = 0, 0, 0, 0, 0
     for picture in pictures:
         ours, label = session.run([INPUT, "label"], {IMAGE: np.asarray(picture)})

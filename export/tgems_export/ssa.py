@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from tgems_export.head import SsaHead
 from tgems_export.losses import cosines
-from tgems_export.training import TrainingSet, make_seed, one_thread, validate
+from tgems_export.threads import one_thread
+from tgems_export.training import TrainingSet, make_seed, validate
 
 __all__ = ["SsaSettings", "Teacher", "train_ssa_head"]
 

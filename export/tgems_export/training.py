@@ -12,23 +12,22 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tgems_export.files import write_atomically
+from tgems_export.files import read_checked, write_checked
 from tgems_export.head import ExitHead, Head
 from tgems_export.losses import Loss, LossName
+from tgems_export.threads import one_thread
 
 __all__ = [
     "Settings",
     "TrainingSet",
     "make_seed",
-    "one_thread",
     "predict",
     "train_head",
     "validate",
@@ -112,17 +111,6 @@ def validate(head: ExitHead, data: TrainingSet) -> float:
     return float(correct.float().mean())
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread, and then on as many as before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _train_epoch(
     epoch: int,
     head: Head,
@@ -175,17 +163,15 @@ def _save(path: Path, epoch: int, head: Head, loss: Loss, optimiser: torch.optim
     state = {"epoch": epoch, "head": head.state_dict(), "loss": loss.state_dict()}
     buffer = io.BytesIO()
     torch.save({**state, "optimiser": optimiser.state_dict()}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_checked(path, buffer.getvalue())
 
 
 def _resume(path: Path | None, head: Head, loss: Loss, optimiser: torch.optim.Optimizer) -> int:
     """The epoch to go on with: 1, or the one behind the checkpoint; a damaged one is as good as none."""
-    if path is None or not path.exists():
+    content = read_checked(path) if path else None
+    if content is None:
         return 1
-    try:
-        state = torch.load(path, weights_only=True)
-    except Exception:  # bytes that are no checkpoint make the unpickler raise anything
-        return 1
+    state = torch.load(io.BytesIO(content), weights_only=True)
     head.load_state_dict(state["head"])
     loss.load_state_dict(state["loss"])
     optimiser.load_state_dict(state["optimiser"])

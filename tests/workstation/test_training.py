@@ -99,8 +99,14 @@ def test_interrupted_training_goes_on_and_ends_as_if_nothing_had_been(tmp_path, 
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda whole: b"", lambda whole: b"text", lambda whole: whole[:-100]],
-    ids=["empty", "text", "cut short"],
+    [
+        lambda whole: b"",
+        lambda whole: b"text",
+        lambda whole: whole[:-100],
+        lambda whole: whole[:-4000] + bytes(4000),
+        lambda whole: whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:],
+    ],
+    ids=["empty", "text", "cut short", "zeroed tail", "flipped bit"],
 )
 def test_a_damaged_checkpoint_is_as_good_as_none(tmp_path, damage):
     data, checkpoint = training_set(100), tmp_path / "state.pt"
@@ -162,6 +168,29 @@ def test_trained_heads_are_kept(train, plan, monkeypatch, capsys):
     monkeypatch.setattr(heads_module, "train_head", lambda *_, **__: pytest.fail("trained again"))
     train(plan, reporter=Reporter())
     assert f"{path}: trained already, kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("epochs", [8, 9], ids=["the same", "another"])
+def test_of_two_trainings_at_once_one_wins_and_the_other_says_so(
+    train, plan, tmp_path, monkeypatch, capsys, epochs
+):
+    plan = replace(plan, settings=replace(plan.settings, epochs=8))
+    (other,) = train(replace(plan, settings=replace(plan.settings, epochs=epochs)), tmp_path / "other")
+    path = tmp_path / "heads" / other.name
+
+    def meanwhile(*arguments, **options):
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(other, path)
+        return train_head(*arguments, **options)
+
+    monkeypatch.setattr(heads_module, "train_head", meanwhile)
+    if epochs == 8:
+        train(plan, reporter=Reporter())
+        assert f"{path}: trained by another process meanwhile, kept" in capsys.readouterr().err
+    else:
+        with pytest.raises(HeadError, match="was trained otherwise; give --overwrite or another --out"):
+            train(plan)
+    assert path.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize(
