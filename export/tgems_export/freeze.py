@@ -36,9 +36,17 @@ from tgems_export.final import (
     surprisal,
 )
 from tgems_export.graph import IR_VERSION, set_temperature
-from tgems_export.head import HeadKind, head_file, load_head, load_head_card, load_trained_pictures
+from tgems_export.head import (
+    HeadKind,
+    check_named_encoder,
+    head_file,
+    load_head,
+    load_head_card,
+    load_trained_pictures,
+)
 from tgems_export.labelled import Given, read_given
 from tgems_export.loading import DEMO
+from tgems_export.outputs import check_output_file
 from tgems_export.pictures import draw_many
 from tgems_export.prompts import class_embeddings, encode_prompts
 from tgems_export.provenance import versions
@@ -73,7 +81,7 @@ def load_exits(
     Args:
         layers: blocks, counted from 1, increasing.
         head: a folder of heads, `demo` or `demo-190`, for one layer also a file; default the demo heads.
-        encoder: a CLIP by name; default the one the heads were trained on.
+        encoder: a CLIP by name; default the one the heads were trained on, if it is built in or open_clip's.
         pretrained: its weights; default those the heads were trained on.
         classes: names for the tables; default those the heads were trained on.
         head_kind: which of the two kinds of head.
@@ -92,8 +100,10 @@ def load_exits(
     if head_kind == "ssa" and folder in NAMED_HEADS.values():
         raise HeadError("--head-kind ssa: give --head; `tgems-edge train --head-kind ssa` makes one")
     if encoder is None:
-        found = load_head_card(_any_head(folder, head_kind) if folder.is_dir() else folder)
-        encoder, pretrained = found.encoder.name, pretrained or found.encoder.pretrained
+        path = _any_head(folder, head_kind) if folder.is_dir() else folder
+        named = load_head_card(path).encoder
+        check_named_encoder(path, named, pretrained)
+        encoder, pretrained = named.name, pretrained or named.pretrained
     clip = load_encoder(encoder, pretrained)
     for layer in layers:
         clip.check_layer(layer)
@@ -143,7 +153,7 @@ def freeze(
         InputError: the file exists, or the graph cannot be written as asked.
         DataError: pictures that cannot be used.
     """
-    _check_output(output, overwrite)
+    check_output_file(output, overwrite=overwrite)
     form = form or Form()
     first, last = exits[0], exits[-1]
     given = read_given(data, calibration, first.classes, folders, reporter)
@@ -241,15 +251,6 @@ def _any_head(folder: Path, kind: HeadKind) -> Path:
             f"{folder}: no head files here; make some with `tgems-edge train{option} --out {folder}`"
         )
     return heads[0]
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.is_dir():
-        raise InputError(f"{output}: a folder; give --output a file name, such as {output / 'model.onnx'}")
-    if output.parent.exists() and not output.parent.is_dir():
-        raise InputError(f"{output}: {output.parent} is a file, not a folder; give another --output")
-    if output.exists() and not overwrite:
-        raise InputError(f"{output}: exists already; give --overwrite or another --output")
 
 
 def _refuse_training_pictures(exit_: Exit, given: Given, reporter: Reporter) -> None:
