@@ -36,7 +36,14 @@ from tgems_export.final import (
     surprisal,
 )
 from tgems_export.graph import IR_VERSION, set_temperature
-from tgems_export.head import HeadKind, head_file, load_head, load_head_card, load_trained_pictures
+from tgems_export.head import (
+    HeadKind,
+    check_named_encoder,
+    head_file,
+    load_head,
+    load_head_card,
+    load_trained_pictures,
+)
 from tgems_export.labelled import Given, read_given
 from tgems_export.loading import DEMO
 from tgems_export.pictures import draw_many
@@ -73,7 +80,7 @@ def load_exits(
     Args:
         layers: blocks, counted from 1, increasing.
         head: a folder of heads, `demo` or `demo-190`, for one layer also a file; default the demo heads.
-        encoder: a CLIP by name; default the one the heads were trained on.
+        encoder: a CLIP by name; default the one the heads were trained on, if it is built in or open_clip's.
         pretrained: its weights; default those the heads were trained on.
         classes: names for the tables; default those the heads were trained on.
         head_kind: which of the two kinds of head.
@@ -92,8 +99,10 @@ def load_exits(
     if head_kind == "ssa" and folder in NAMED_HEADS.values():
         raise HeadError("--head-kind ssa: give --head; `tgems-edge train --head-kind ssa` makes one")
     if encoder is None:
-        found = load_head_card(_any_head(folder, head_kind) if folder.is_dir() else folder)
-        encoder, pretrained = found.encoder.name, pretrained or found.encoder.pretrained
+        path = _any_head(folder, head_kind) if folder.is_dir() else folder
+        named = load_head_card(path).encoder
+        check_named_encoder(path, named, pretrained)
+        encoder, pretrained = named.name, pretrained or named.pretrained
     clip = load_encoder(encoder, pretrained)
     for layer in layers:
         clip.check_layer(layer)

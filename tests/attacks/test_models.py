@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 onnx = pytest.importorskip("onnx")
 
-from models import ANSWERS, SECRET, STRUCTURE, Attack, slow  # noqa: E402
+from attacks.models import ANSWERS, SECRET, STRUCTURE, Attack, slow  # noqa: E402
 
 from tgems_edge.cli import app  # noqa: E402
 from tgems_edge.errors import ModelFileError  # noqa: E402

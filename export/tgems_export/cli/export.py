@@ -55,7 +55,10 @@ def export(
         ),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="The CLIP of the head. Default: the one it was trained on.")
+        str | None,
+        typer.Option(
+            help="The CLIP of the head. Default: the one its card names, if built in or open_clip's by a tag."
+        ),
     ] = None,
     pretrained: Annotated[
         str | None,
