@@ -32,7 +32,7 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is made of a picture: what an encoder expects, as open_clip's `preprocess_cfg` states it, and colours."""
+    """What an encoder expects of pictures, as open_clip's `preprocess_cfg` states it, and their colours."""
 
     size: tuple[int, int]  # (H, W) of the model's input
     resize_mode: Literal["shortest", "longest", "squash"]
@@ -74,7 +74,7 @@ def read_pixels(
 ) -> NDArray[np.uint8]:
     """`decode` and `to_pixels` in one; an ImageError names the file.
 
-    However many threads call this, the pictures that they hold meanwhile have no more pixels than one may have.
+    However many threads call this, what they decode meanwhile has no more pixels than one picture may have.
 
     Args:
         picture: see `decode`.

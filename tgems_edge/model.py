@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge.card import Card
+from tgems_edge.decoding.limits import find_limits
 from tgems_edge.errors import ImageError, ModelFileError
 from tgems_edge.images import Picture, read_pixels
 from tgems_edge.rates import top_k
@@ -132,10 +133,12 @@ class Classifier:
         threads: int | None = None,
         provider: str | None = None,
         fast_decode: bool = False,
+        max_pixels: int | None = None,
     ):
         """Opens `model`; see `load`."""
         self._session = open_session(model, threads=threads, provider=provider)
         self._fast_decode = fast_decode
+        self._max_pixels = find_limits(max_pixels).pixels
         self.card: Card = read_card(self._session, str(model) if isinstance(model, Path) else "the model")
 
     @property
@@ -152,7 +155,8 @@ class Classifier:
         """Labels one picture.
 
         Args:
-            picture: a path, the bytes of a file, a uint8 array (H, W, 3) RGB or (H, W), or a Pillow image.
+            picture: a path, the bytes of a file, an open binary file, a uint8 array (H, W, 3) RGB or (H, W),
+                or a Pillow image.
 
         Raises:
             ImageError: the picture cannot be read.
@@ -225,7 +229,13 @@ class Classifier:
     def preprocess(self, picture: Picture) -> NDArray[np.uint8]:
         """What the graph takes of a picture: uint8 (H, W, 3), resized unless the graph does that itself."""
         resize = self.card.input == INPUT
-        return read_pixels(picture, self.card.preprocessing, resize=resize, fast_decode=self._fast_decode)
+        return read_pixels(
+            picture,
+            self.card.preprocessing,
+            resize=resize,
+            fast_decode=self._fast_decode,
+            max_pixels=self._max_pixels,
+        )
 
     def run(
         self, inputs: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
@@ -262,6 +272,7 @@ def load(
     threads: int | None = None,
     provider: str | None = None,
     fast_decode: bool = False,
+    max_pixels: int | None = None,
 ) -> Classifier:
     """Loads a model file.
 
@@ -270,14 +281,18 @@ def load(
         threads: how many threads one run may use; default `$TGEMS_NUM_THREADS`, else the physical cores.
         provider: onnxruntime's execution provider, such as `CUDA`; default CPU.
         fast_decode: large JPEG files are decoded at reduced scale: sooner, with slightly other pixels.
+        max_pixels: pictures of more are refused, and files larger than they explain, so that memory is
+            bounded; default `$TGEMS_MAX_PIXELS`, else 52 million.
 
     Raises:
         ModelFileError: the file is missing, broken, not ours, or too new.
-        InputError: a provider or a number of threads that cannot be used.
+        InputError: a provider, a number of threads or a limit that cannot be used.
         MissingDependency: no onnxruntime is installed.
     """
     path = Path(model) if model is not None else default_model()
-    return Classifier(path, threads=threads, provider=provider, fast_decode=fast_decode)
+    return Classifier(
+        path, threads=threads, provider=provider, fast_decode=fast_decode, max_pixels=max_pixels
+    )
 
 
 def default_model() -> Path:

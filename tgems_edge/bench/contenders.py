@@ -19,6 +19,7 @@ from PIL import Image
 
 from tgems_edge.bench.tower_card import read_tower_card
 from tgems_edge.card import Card, noise_pixels
+from tgems_edge.decoding import Colour
 from tgems_edge.images import decode, to_pixels
 from tgems_edge.model import Classifier
 from tgems_edge.rates import top_k
@@ -31,6 +32,8 @@ STAGES = ("decode", "resize", "inference", "postprocess")
 
 class Contender(ABC):
     """An opened file, and the three stages behind decoding."""
+
+    colour: Colour | None  # what is done about colour profiles
 
     @abstractmethod
     def resize(self, picture: Image.Image) -> NDArray[Any]:
@@ -51,6 +54,7 @@ class ModelFile(Contender):
     def __init__(self, classifier: Classifier):
         """An opened file."""
         self.classifier = classifier
+        self.colour = classifier.card.preprocessing.colour
 
     def resize(self, picture: Image.Image) -> NDArray[np.uint8]:
         """uint8 (H, W, 3); a graph that resizes takes the picture as it is."""
@@ -76,6 +80,7 @@ class FullTower(Contender):
         """Texts are drawn: what they say takes no time."""
         self._session = open_session(path, threads=threads, provider=provider)
         self._preprocessing = read_tower_card(self._session, str(path)).preprocessing
+        self.colour = self._preprocessing.colour
         mean, std = (np.array(v, np.float32) for v in (self._preprocessing.mean, self._preprocessing.std))
         self._scale, self._offset = 1 / (255 * std), mean / std
         self._input = self._session.get_inputs()[0].name
@@ -128,7 +133,7 @@ class Run:
 def run(contender: Contender, files: Sequence[bytes]) -> Run:
     """Labels the pictures in B files."""
     started = perf_counter()
-    decoded = [decode(data) for data in files]
+    decoded = [decode(data, colour=contender.colour) for data in files]
     decoded_at = perf_counter()
     inputs = [contender.resize(picture) for picture in decoded]
     resized_at = perf_counter()

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from tgems_edge import __version__
-from tgems_edge.errors import MissingDependency, TgemsError
+from tgems_edge.errors import MissingDependency, PictureWarning, TgemsError
 
 __all__ = ["OneLineErrors", "app", "main", "report_error"]
 
@@ -92,6 +92,11 @@ def report_error(message: object) -> None:
     typer.echo("error: " + " ".join(str(message).split()), err=True)
 
 
+def _show_warning(message: object, *where: Any, **more: Any) -> None:
+    """A warning about a picture on one line; there are no others where this is used."""
+    typer.echo("warning: " + " ".join(str(message).split()), err=True)
+
+
 def _fail(message: str, exit_code: int) -> None:
     report_error(message)
     raise typer.Exit(exit_code)
@@ -133,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; ends the process with its exit code."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries' warnings are for developers: python -W default
+        warnings.simplefilter("always", PictureWarning)
+        warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name the terminal cannot show must not end the work
             stream.reconfigure(errors="backslashreplace")

@@ -17,7 +17,17 @@ import typer
 
 from tgems_edge.card import Card
 from tgems_edge.cli import report_error
-from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import (
+    Batch,
+    FastDecode,
+    Json,
+    MaxPixels,
+    Model,
+    Provider,
+    Quiet,
+    Threads,
+    open_model,
+)
 from tgems_edge.errors import ImageError, InputError
 from tgems_edge.folders import LeftOut, find_pictures
 from tgems_edge.globs import find_matches
@@ -66,6 +76,7 @@ def classify(
     threads: Threads = None,
     provider: Provider = None,
     fast_decode: FastDecode = False,
+    max_pixels: MaxPixels = None,
     quiet: Quiet = False,
 ) -> None:
     """Label pictures with a model file.
@@ -81,7 +92,9 @@ def classify(
     pictures, left_out = _find_pictures(images)
     if left_out.matters or (left_out and not quiet):
         typer.echo(f"{'warning: ' * left_out.matters}left out: {left_out}", err=True)
-    classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
+    classifier, description = open_model(
+        model, threads=threads, provider=provider, fast_decode=fast_decode, max_pixels=max_pixels
+    )
     card = classifier.card
     doubt = _check_doubt(card, coverage, sets, reject)
     if not quiet:
@@ -144,7 +157,7 @@ def _find_pictures(arguments: Iterable[str]) -> tuple[list[str], LeftOut]:
 
 def _open(name: str) -> Picture:
     if name == STDIN:
-        return sys.stdin.buffer.read() if sys.stdin else b""
+        return sys.stdin.buffer if sys.stdin else b""
     return Path(name)
 
 

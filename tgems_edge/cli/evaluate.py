@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import (
+    Batch,
+    FastDecode,
+    Json,
+    MaxPixels,
+    Model,
+    Provider,
+    Quiet,
+    Threads,
+    open_model,
+)
 from tgems_edge.cli.tables import aligned
 from tgems_edge.errors import AccuracyError, ImageError, InputError
 from tgems_edge.sets import DEFAULT_COVERAGE
@@ -45,6 +55,7 @@ def evaluate(
     threads: Threads = None,
     provider: Provider = None,
     fast_decode: FastDecode = False,
+    max_pixels: MaxPixels = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model file: accuracy, calibration, coverage, time.
@@ -63,7 +74,9 @@ def evaluate(
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy:g}: give a share from 0 to 1, such as 0.8")
     reporter = Reporter(quiet=quiet)
-    classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
+    classifier, description = open_model(
+        model, threads=threads, provider=provider, fast_decode=fast_decode, max_pixels=max_pixels
+    )
     reporter.say(description)
     given = read_class_list(classes).folders if classes else None
     folder = read_labelled(data, given=given)

@@ -11,7 +11,18 @@ import typer
 
 from tgems_edge.model import Classifier, built_in_model, default_model
 
-__all__ = ["Batch", "FastDecode", "Json", "Model", "Provider", "Quiet", "Threads", "open_model"]
+__all__ = [
+    "Batch",
+    "FastDecode",
+    "IgnoreIcc",
+    "Json",
+    "MaxPixels",
+    "Model",
+    "Provider",
+    "Quiet",
+    "Threads",
+    "open_model",
+]
 
 M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 128 * 1024  # as in malloc.h, and glibc's default in bytes
 
@@ -35,16 +46,39 @@ FastDecode = Annotated[
         help="Decode large JPEGs at reduced scale: sooner, and answers may change a little.",
     ),
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="COUNT",
+        help="Refuse pictures of more pixels, and files larger than these explain. Default: "
+        "$TGEMS_MAX_PIXELS, else 52 million.",
+    ),
+]
+IgnoreIcc = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-icc",
+        help="Leave colour profiles alone, exactly as open_clip does. Default: convert to sRGB.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
 
 
 def open_model(
-    model: Path | None, *, threads: int | None, provider: str | None, fast_decode: bool = False
+    model: Path | None,
+    *,
+    threads: int | None,
+    provider: str | None,
+    fast_decode: bool = False,
+    max_pixels: int | None = None,
 ) -> tuple[Classifier, str]:
     """The file that was named, or the default, and a line that says which it is and what runs it."""
     _return_freed_memory()
     path = model or default_model()
-    classifier = Classifier(path, threads=threads, provider=provider, fast_decode=fast_decode)
+    classifier = Classifier(
+        path, threads=threads, provider=provider, fast_decode=fast_decode, max_pixels=max_pixels
+    )
     named = "built-in demo file" if path == built_in_model() else str(path)
     size = f"{path.stat().st_size / 1e6:.1f} MB"
     parts = [classifier.card.description, size]

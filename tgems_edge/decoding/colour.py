@@ -22,7 +22,7 @@ _BLACK_POINT_COMPENSATION = 0x2000  # black stays black where a press cannot pri
 _SAME = 2  # grey levels that profiles of sRGB itself differ in by rounding
 _STEPS = 9  # of each channel, in the colours that tell whether a profile changes any
 
-_cached: dict[tuple[bytes, str], Converter | None | str] = {}
+_cached: dict[tuple[bytes, str], Converter | str | None] = {}
 _lock = Lock()
 
 
@@ -60,9 +60,12 @@ def _make_converter(profile: bytes, mode: str) -> Converter | None:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = opened.profile.xcolor_space.strip()
         if space not in _SPACES[mode]:
-            raise ProfileIgnored(f"it describes {space}, and the picture is {'grey' if mode == 'L' else mode}")
+            raise ProfileIgnored(
+                f"it describes {space}, and the picture is {'grey' if mode == 'L' else mode}"
+            )
         taken = "RGB" if space == "RGB" else mode
-        transform = ImageCms.buildTransform(
+        build: Any = ImageCms.buildTransform  # Pillow 10 knows no type for the last argument
+        transform = build(
             opened,
             ImageCms.createProfile("sRGB"),
             taken,

@@ -104,7 +104,9 @@ def _one_line(name: str) -> Iterator[None]:
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture that Pillow can read; convert it to JPEG or PNG") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: more pixels than Pillow decodes in this format; scale it down first") from None
+        raise ImageError(
+            f"{name}: more pixels than Pillow decodes in this format; scale it down first"
+        ) from None
     except MemoryError:
         raise ImageError(f"{name}: too large for this machine's memory; scale it down first") from None
     except Exception as error:  # a broken file makes Pillow's decoders raise almost anything
@@ -153,7 +155,9 @@ def _from_file(
         if not jpeg.has_end:
             data, alternative = jpeg.completed()
     elif format == "TIFF" and not is_plausible(data):
-        raise ImageError("damaged or made to fill the memory: its directory points at more than the file holds")
+        raise ImageError(
+            "damaged or made to fill the memory: its directory points at more than the file holds"
+        )
     if size := stated_size(data, format):
         _hold(*size, limits, held)
     picture = _open(data, format, note)

@@ -12,7 +12,24 @@ from typing import Any, NamedTuple
 
 __all__ = ["is_plausible", "orientation"]
 
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 _ORIENTATION = 0x0112
 _SUB_DIRECTORIES = {330, 34665, 34853, 40965}  # others, EXIF, GPS, interoperability
 _MOST_ENTRIES = 0xFFFF  # that a directory can state, but for those of BigTIFF
@@ -22,12 +39,12 @@ _XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:="|>)([0-9])""")
 class _Entry(NamedTuple):
     tag: int
     type: int
-    count: int
+    number: int
     value: bytes  # itself, or where it is
 
     @property
     def size(self) -> int:
-        return self.count * _SIZES.get(self.type, 0)
+        return self.number * _SIZES.get(self.type, 0)
 
 
 class _Tiff:
@@ -100,7 +117,7 @@ def orientation(info: dict[Any, Any]) -> int:
         tiff = _Tiff(_tiff_block(exif))
         entries, _ = tiff.directory(tiff.first)
         for entry in entries:
-            if entry.tag == _ORIENTATION and entry.count >= 1:
+            if entry.tag == _ORIENTATION and entry.number >= 1:
                 return tiff.value(entry)
     xmp = info.get("XML:com.adobe.xmp") or info.get("xmp")
     xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp

@@ -119,7 +119,9 @@ def read_jpeg(data: bytes) -> Jpeg | None:
     if not segments:
         return None
     notes = []
-    exif = [(at, end) for marker, at, end in segments if marker == EXIF and data[at + 4 : at + 10] == b"Exif\0\0"]
+    exif = [
+        (at, end) for marker, at, end in segments if marker == EXIF and data[at + 4 : at + 10] == b"Exif\0\0"
+    ]
     drop = [
         (at, end) for marker, at, end in segments if marker == ICC and data[at + 4 : at + 8] == b"MPF\0"
     ]  # points at further pictures

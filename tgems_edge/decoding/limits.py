@@ -10,7 +10,7 @@ from threading import Condition
 
 from tgems_edge.errors import ImageError, InputError
 
-__all__ = ["FILES", "MAX_PIXELS", "PIXELS", "VARIABLE", "Budget", "Limits", "find_limits"]
+__all__ = ["FILES", "MAX_PIXELS", "PIXELS", "VARIABLE", "Budget", "Limits", "find_limits", "set_limit"]
 
 VARIABLE = "TGEMS_MAX_PIXELS"
 
@@ -66,6 +66,12 @@ def find_limits(max_pixels: int | None = None) -> Limits:
     return Limits(pixels)
 
 
+def set_limit(max_pixels: int | None) -> None:
+    """Make a limit that of this process and of those it starts; None leaves it as it is."""
+    if max_pixels is not None:
+        os.environ[VARIABLE] = str(find_limits(max_pixels).pixels)
+
+
 class Budget:
     """Something of which threads together hold at most a capacity; who finds too little left waits."""
 
@@ -88,6 +94,6 @@ class Budget:
                 self._changed.notify_all()
 
 
-# Whoever holds pixels already holds the bytes of the file, and waits for nothing else: no two wait for each other.
+# Whoever waits for pixels holds bytes already, and who holds pixels waits for nothing: none waits for ever.
 FILES = Budget()
 PIXELS = Budget()

@@ -123,7 +123,9 @@ def describe_depth(highest: int, cut: int, note: Callable[[str], None]) -> None:
     """
     used = highest.bit_length() + cut
     if cut < used <= _DEEPEST_CAMERA:
-        note(f"uses only the lower {used} of 16 bits, so it is nearly black; multiply it by {2 ** (16 - used)}")
+        note(
+            f"uses only the lower {used} of 16 bits, so it is nearly black; multiply it by {2 ** (16 - used)}"
+        )
 
 
 def _deep_maximum(picture: Image.Image) -> int:

@@ -1,4 +1,4 @@
-"""The bytes of a picture file: from a path, from memory, or from an open file, never more than may be read."""
+"""The bytes of a picture file: from a path, from memory or from an open file, no more than may be read."""
 
 from __future__ import annotations
 

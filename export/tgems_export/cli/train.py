@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.errors import InputError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -62,6 +63,8 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace heads that were trained otherwise.")
     ] = False,
+    ignore_icc: IgnoreIcc = False,
+    max_pixels: MaxPixels = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
     ] = False,
@@ -74,6 +77,7 @@ def train(
     Example: tgems-edge train pictures/ --layer 3 --layer 5 --encoder ViT-B-32 --pretrained openai
     """
     from tgems_edge.data import read_labelled, read_unlabelled, refuse_splits, report_left_out
+    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
     from tgems_export.devices import choose_device
     from tgems_export.encoder import load_encoder
@@ -86,6 +90,7 @@ def train(
     of_tgem = {name: value for name, value in of_tgem.items() if value is not None}
     if head_kind == "ssa" and of_tgem:
         raise InputError(f"--{next(iter(of_tgem))}: of a T-GEM only; leave it out with --head-kind ssa")
+    set_limit(max_pixels)
     reporter = Reporter(quiet=quiet)
     listed = read_class_file(classes) if classes else None
     if labels == "teacher":
@@ -105,7 +110,9 @@ def train(
         pool=pool,
         settings=SsaSettings(seed=seed) if head_kind == "ssa" else Settings(seed=seed, **of_tgem),
     )
-    clip = load_encoder(encoder, pretrained, device=choose_device(device))
+    clip = load_encoder(
+        encoder, pretrained, device=choose_device(device), colour=None if ignore_icc else "srgb"
+    )
     for path in train_heads(clip, folder, plan, out, reporter, overwrite=overwrite):
         typer.echo(path)
     kind = " --head-kind ssa" if head_kind == "ssa" else ""
