@@ -17,8 +17,12 @@ _ALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
 # Encoders write about ten. Each goes over all coefficients again, however few bytes it has.
 _MOST_SCANS = 100
 
+_RESTARTS = [b"\xff" + bytes([0xD0 + number]) for number in range(8)]
+
+_OWN_ZEROS = 16  # bytes that a scan may end in
+
 # What stands in for data that may be missing: pictures that need any of it come out different.
-_FILLERS = bytes(range(1, 127)) * 4, bytes(range(254, 128, -1)) * 4
+_FILLERS = bytes(range(1, 127)), bytes(range(254, 128, -1))
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,20 @@ class Jpeg:
         """
         if not self._all_scans_there():
             raise ImageError("damaged or cut short (scans are missing); copy or save it again")
-        data = self.data.rstrip(b"\0")  # what a disk had in store
+        data = self.data.rstrip(b"\0")
+        data = self.data[: len(data) + _OWN_ZEROS]  # a file that was never written to its end ends in zeros
         if data.endswith(b"\xff"):
             data += b"\0"
-        return data + _FILLERS[0] + END, data + _FILLERS[1] + END
+        one, other = (data + self._filled(filler) + END for filler in _FILLERS)
+        return one, other
+
+    def _filled(self, filler: bytes) -> bytes:
+        """A filler, and more of it after the restart that a decoder may be waiting for and the next ones."""
+        last_scan = self.data.rfind(SCAN)
+        places = [self.data.rfind(mark, last_scan) for mark in _RESTARTS]
+        expected = places.index(max(places)) + 1 if max(places) >= 0 else 0
+        marks = _RESTARTS[expected:] + _RESTARTS[:expected]
+        return filler + b"".join(mark + filler for mark in marks + marks)
 
     def _scans(self) -> list[bytes]:
         """Headers of the scans of the first picture."""

@@ -31,7 +31,6 @@ _OTHERS = (
     (b"%!PS", "PostScript", "export it as PNG"),
     (b"\xc5\xd0\xd3\xc6", "PostScript (EPS)", "export it as PNG"),
     (b"\0\0\1\0", "an icon (ICO)", _CONVERT),
-    (b"\0\0\2\0", "a cursor (CUR)", _CONVERT),
     (b"icns", "an icon (ICNS)", _CONVERT),
     (b"8BPS", "a Photoshop file (PSD)", _CONVERT),
     (b"gimp xcf", "a GIMP file (XCF)", _CONVERT),

@@ -15,7 +15,6 @@ from tgems_edge.errors import InputError
 
 if TYPE_CHECKING:
     from tgems_edge.card import Accuracy, Dynamic, Quantisation
-    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
     from tgems_export.catalogue import Architecture
     from tgems_export.freeze import Frozen
@@ -126,6 +125,7 @@ def export(
 
     Example: tgems-edge export --layer 5 --head heads/ --output model.onnx
     """
+    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
     from tgems_export.drafts import Dynamics, Form
     from tgems_export.freeze import freeze, load_exits
