@@ -114,7 +114,11 @@ LIMIT = "are more than the limit of 52,000,000"
 CUT = "damaged or cut short"
 
 BOMBS = [
-    Attack("bomb.webp", lambda: webp(16_383, 16_383), f"16383x16383 pixels {LIMIT}.*--max-pixels"),
+    Attack(
+        "bomb.webp",
+        lambda: webp(16_383, 16_383),
+        f"16383x16383 pixels of WEBP, which count twice, {LIMIT}.*--max-pixels",
+    ),
     Attack("bomb.png", lambda: png(width=20_000, height=20_000, rows=b""), f"20000x20000 pixels {LIMIT}"),
     Attack("screen.gif", lambda: gif((65_535, 65_535), (1, 1)), LIMIT),
     Attack("frame.gif", lambda: gif((8, 8), (65_535, 65_535)), LIMIT),

@@ -1,4 +1,4 @@
-"""Hostile picture files through the command line: one line, a documented exit code, little memory and time."""
+"""Hostile picture files through the command line: one line, an exit code, little memory and time."""
 
 import os
 import re
@@ -42,18 +42,19 @@ def test_it_is_one_line_and_an_exit_code(attack, tmp_path, capsys):
     assert bool(out) == (attack.exit_code == 0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a program")
 def test_none_of_them_takes_much_memory(tmp_path):
     for attack in attacks.PICTURES:
         (tmp_path / attack.name).write_bytes(attack.make())
     names = [str(tmp_path / attack.name) for attack in attacks.PICTURES]
     script = (
-        "import resource, sys; from tgems_edge.cli import main\n"
+        "import sys; from tgems_edge.cli import main\n"
         "try: main(sys.argv[1:])\n"
-        "finally: print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "finally: print(open('/proc/self/status').read())"
     )
     done = subprocess.run([sys.executable, "-c", script, "classify", *names], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert 1024 * int(done.stdout.split("peak ")[1]) < MOST_BYTES
+    assert 1024 * int(done.stdout.split("VmHWM:")[1].split()[0]) < MOST_BYTES
 
 
 class TestSources:
@@ -74,7 +75,7 @@ class TestSources:
 
     def test_endless_standard_input_is_read_up_to_the_limit(self):
         command = [sys.executable, "-m", "tgems_edge", "classify", "-q", "-", "--max-pixels", "1000"]
-        with open("/dev/zero", "rb") as endless:
+        with Path("/dev/zero").open("rb") as endless:
             done = subprocess.run(command, stdin=endless, capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
         assert done.stderr.startswith("error: standard input: more than 17 MB, the limit for a file of 1,000")

@@ -33,7 +33,7 @@ STAGES = ("decode", "resize", "inference", "postprocess")
 class Contender(ABC):
     """An opened file, and the three stages behind decoding."""
 
-    colour: Colour | None  # what is done about colour profiles
+    colour: Colour | None = None  # what is done about colour profiles
 
     @abstractmethod
     def resize(self, picture: Image.Image) -> NDArray[Any]:

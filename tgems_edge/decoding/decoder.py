@@ -159,7 +159,7 @@ def _from_file(
             "damaged or made to fill the memory: its directory points at more than the file holds"
         )
     if size := stated_size(data, format):
-        _hold(*size, limits, held)
+        _hold(*size, limits, held, format)
     picture = _open(data, format, note)
     if shorter_side:
         picture.draft(None, (shorter_side, shorter_side))  # does nothing but to JPEGs
@@ -173,7 +173,7 @@ def _from_file(
         if ImageChops.difference(picture, other).getbbox():
             raise ImageError("damaged or cut short (its data end early); copy or save it again")
         note("its end mark is missing, and nothing else; was it copied whole?")
-    if colour and has_profile and "icc_profile" not in picture.info:
+    if colour and has_profile and picture.info.get("icc_profile") is None:
         note("its colour profile was ignored: parts of it are missing")
     deep = format == "PNG" and bit_depth(data) == 16
     if format == "TIFF":
@@ -183,12 +183,11 @@ def _from_file(
     return to_rgb(picture, note, srgb=colour == "srgb", deep=deep)
 
 
-def _hold(width: int, height: int, limits: Limits, held: ExitStack) -> None:
+def _hold(width: int, height: int, limits: Limits, held: ExitStack, format: str | None = None) -> None:
     """Waits until other threads leave room for a picture; it counts as held until the end."""
     if 0 in (width, height):
         raise ImageError(f"{width}x{height}: it has no pixels")
-    limits.check_pixels(width, height)
-    held.enter_context(PIXELS.hold(width * height, limits.pixels))
+    held.enter_context(PIXELS.hold(limits.count(width, height, format), limits.pixels))
 
 
 def _open(data: bytes, format: str, note: Callable[[str], None]) -> Image.Image:

@@ -14,8 +14,10 @@ __all__ = ["FILES", "MAX_PIXELS", "PIXELS", "VARIABLE", "Budget", "Limits", "fin
 
 VARIABLE = "TGEMS_MAX_PIXELS"
 
-# A 50-megapixel camera's. The costliest format takes some 16 bytes a pixel while it is decoded: under 1 GB.
+# A 50-megapixel camera's. The costliest formats take some 10 bytes a pixel while they are decoded: 0.5 GB.
+# The decoder of WebP takes twice as much (benchmarks/results/worst_picture.md).
 MAX_PIXELS = 52_000_000
+_COUNT_TWICE = ("WEBP",)
 
 # A file of a few pixels may still carry a preview and a profile; beyond that, pixels are stored in 4 bytes.
 _BASE_BYTES = 16 * 2**20
@@ -33,13 +35,21 @@ class Limits:
         """Bytes of a file, read whole before it is decoded."""
         return _BASE_BYTES + _BYTES_PER_PIXEL * self.pixels
 
-    def check_pixels(self, width: int, height: int) -> None:
-        """Raise ImageError for a picture of more pixels."""
-        if width * height > self.pixels:
+    def count(self, width: int, height: int, format: str | None = None) -> int:
+        """Pixels of a picture as they count, in the format of its file.
+
+        Raises:
+            ImageError: they are more than the limit.
+        """
+        counted, remark = width * height, ""
+        if format in _COUNT_TWICE:
+            counted, remark = 2 * counted, f" of {format}, which count twice,"
+        if counted > self.pixels:
             raise ImageError(
-                f"{width}x{height} pixels are more than the limit of {self.pixels:,}, which bounds memory; "
-                "scale it down, or raise --max-pixels"
+                f"{width}x{height} pixels{remark} are more than the limit of {self.pixels:,}, which bounds "
+                "memory; scale it down, or raise --max-pixels"
             )
+        return counted
 
     def check_bytes(self, count: int) -> None:
         """Raise ImageError for a file of more bytes."""

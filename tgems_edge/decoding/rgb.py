@@ -53,7 +53,7 @@ def to_rgb(
         describe_depth(_deep_maximum(picture), 0, note)
     elif deep:
         describe_depth(max(high for _, high in _extrema(picture)), 8, note)
-    convert = _find_converter(picture, note) if srgb and "icc_profile" in picture.info else None
+    convert = _find_converter(picture, note) if srgb and picture.info.get("icc_profile") else None
     if picture.mode == "RGB" and "transparency" not in picture.info and convert is None:
         return picture
     step = max(1, _STRIP // picture.width)
@@ -99,7 +99,7 @@ def _described_mode(picture: Image.Image) -> str:
 
 
 def _find_converter(picture: Image.Image, note: Callable[[str], None]) -> Converter | None:
-    if picture.mode == "1" or not (profile := picture.info["icc_profile"]):
+    if picture.mode == "1":
         return None
     try:
         from tgems_edge.decoding.colour import ProfileIgnored, find_converter  # most pictures need it not
@@ -107,7 +107,7 @@ def _find_converter(picture: Image.Image, note: Callable[[str], None]) -> Conver
         note("its colour profile was ignored: this Pillow was built without LittleCMS")
         return None
     try:
-        return find_converter(profile, _described_mode(picture))
+        return find_converter(picture.info["icc_profile"], _described_mode(picture))
     except ProfileIgnored as error:
         note(f"its colour profile was ignored: {error}")
         return None
