@@ -83,7 +83,10 @@ def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) 
 
 
 def _key(encoder: Encoder, folder: ImageFolder) -> str:
-    parts = [CACHE_VERSION, encoder.id.sha256, dataclasses.asdict(encoder.preprocessing), folder.sha256]
+    made = {
+        name: value for name, value in dataclasses.asdict(encoder.preprocessing).items() if value is not None
+    }
+    parts = [CACHE_VERSION, encoder.id.sha256, made, folder.sha256]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.cli.output import print_lines
 from tgems_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from tgems_edge.decoding import Colour
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -64,6 +68,8 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace heads that were trained otherwise.")
     ] = False,
+    ignore_icc: IgnoreIcc = False,
+    max_pixels: MaxPixels = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
     ] = False,
@@ -76,6 +82,7 @@ def train(
     Example: tgems-edge train pictures/ --layer 3 --layer 5 --encoder ViT-B-32 --pretrained openai
     """
     from tgems_edge.data import read_labelled, read_unlabelled, refuse_splits, report_left_out
+    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
     from tgems_export.devices import choose_device
     from tgems_export.encoder import load_encoder
@@ -90,6 +97,7 @@ def train(
     if head_kind == "ssa" and of_tgem:
         raise InputError(f"--{next(iter(of_tgem))}: of a T-GEM only; leave it out with --head-kind ssa")
     check_output_folder(out)
+    set_limit(max_pixels)
     reporter = Reporter(quiet=quiet)
     listed = read_class_file(classes) if classes else None
     if labels == "teacher":
@@ -109,7 +117,8 @@ def train(
         pool=pool,
         settings=SsaSettings(seed=seed) if head_kind == "ssa" else Settings(seed=seed, **of_tgem),
     )
-    clip = load_encoder(encoder, pretrained, device=choose_device(device))
+    colour: Colour | None = None if ignore_icc else "srgb"
+    clip = load_encoder(encoder, pretrained, device=choose_device(device), colour=colour)
     print_lines(train_heads(clip, folder, plan, out, reporter, overwrite=overwrite))
     kind = " --head-kind ssa" if head_kind == "ssa" else ""
     reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]}{kind} --head {shlex.quote(str(out))}")
