@@ -134,9 +134,9 @@ def main() -> None:
         "worst_picture",
         "The costliest pictures that are let through",
         "python benchmarks/worst_picture.py",
-        f"Pictures of {SIDE}×{SIDE}, the most that the default limit of {MAX_PIXELS:,} pixels allows, and of "
-        f"{WEBP_SIDE}×{WEBP_SIDE} in WebP, whose pixels count twice. Memory is the peak of reading one beyond "
-        "what the process had before, its file included.",
+        f"Pictures of {SIDE}×{SIDE}, the most that the default limit of {MAX_PIXELS:,} pixels allows, and "
+        f"of {WEBP_SIDE}×{WEBP_SIDE} in WebP, whose pixels count twice. Memory is the peak of reading one "
+        "beyond what the process had before, its file included.",
         ["picture", "file, MB", "memory, MB", "seconds"],
         rows,
     )

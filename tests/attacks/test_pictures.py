@@ -3,11 +3,12 @@
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from attacks.pictures import PICTURES
+from attacks.pictures import PICTURES, png
 
 from tgems_edge.cli import main
 
@@ -77,13 +78,13 @@ class TestSources:
     @pytest.mark.parametrize("value", ["0", "-5", "many"])
     def test_a_limit_that_is_none_is_bad_input(self, monkeypatch, value, tmp_path, capsys):
         monkeypatch.setenv("TGEMS_MAX_PIXELS", value)
-        (tmp_path / "a.png").write_bytes(attacks.png())
+        (tmp_path / "a.png").write_bytes(png())
         assert classify(tmp_path / "a.png") == 2
         assert "TGEMS_MAX_PIXELS" in capsys.readouterr().err
 
     def test_the_limit_can_be_raised_and_lowered(self, tmp_path, monkeypatch, capsys):
         path = tmp_path / "a.png"
-        path.write_bytes(attacks.png())  # 48x32
+        path.write_bytes(png())  # 48x32
         assert classify(path, "--max-pixels", 1535) == 1
         assert "48x32 pixels are more than the limit of 1,535" in capsys.readouterr().err
         assert classify(path, "--max-pixels", 100_000) == 0
@@ -93,7 +94,7 @@ class TestSources:
 
     def test_more_pixels_than_pillow_opens_by_itself_are_a_matter_of_the_limit(self, tmp_path, capsys):
         path = tmp_path / "large.png"
-        path.write_bytes(attacks.png(width=14_000, height=14_000, depth=1, rows=b""))
+        path.write_bytes(png(width=14_000, height=14_000, depth=1, rows=b""))
         assert classify(path) == 1
         assert "14000x14000 pixels are more than the limit" in capsys.readouterr().err
         assert classify(path, "--max-pixels", 200_000_000) == 1
