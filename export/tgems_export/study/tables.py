@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from tgems_export.study.figures import Study, auroc_half_width
 from tgems_export.study.measures import TOPS
 from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task, sampling_task
 from tgems_export.study.rivals import DRAWS, FORMS, RIVALS, SAMPLES
+from tgems_export.study.table import Table
 from tgems_export.study.variations import Variation
 from tgems_export.study.wording import NONE, count, joined, large, percent, points, with_spread
 from tgems_export.towers import Pool
@@ -23,7 +23,6 @@ __all__ = [
     "RULE",
     "SAMPLE",
     "UNKNOWN",
-    "Table",
     "ablation",
     "accuracy",
     "calibration",
@@ -57,16 +56,6 @@ FACTORS = {
     "templates": "Prompts in training",
     "labels": "Labelled pictures",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells are plain text."""
-
-    title: str
-    text: str  # what one has to know to read it
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def overview(study: Study) -> Table:
