@@ -22,6 +22,13 @@ class _Missing(Exception):
 
 
 class _Formatter(string.Formatter):
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        """Finds a value; what should hold it may be missing itself."""
+        try:
+            return super().get_field(field_name, args, kwargs)
+        except TypeError:  # None has no items
+            raise _Missing from None
+
     def format_field(self, value: Any, specification: str) -> str:
         """Formats a value, or each of a list; None is missing."""
         if value is None:
@@ -36,10 +43,14 @@ class _Formatter(string.Formatter):
 
 
 def fill(template: str, row: Row) -> str:
-    """One cell; a dash where the row lacks a figure or holds None."""
+    """One cell; a dash where a figure of it is None.
+
+    Raises:
+        KeyError: a figure that rows do not have at all.
+    """
     try:
         return _Formatter().vformat(template, (), row)
-    except (_Missing, KeyError, IndexError, TypeError):
+    except _Missing:
         return NONE
 
 

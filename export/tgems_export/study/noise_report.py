@@ -19,9 +19,9 @@ from tgems_export.files import write_atomically
 from tgems_export.provenance import made_with
 from tgems_export.study.noise import RECIPES, Noise, measure_noise, read_halves
 from tgems_export.study.page import Page, Section, to_markdown, to_text
+from tgems_export.study.parts import Table
 from tgems_export.study.plots import Plot, make_plot
 from tgems_export.study.report import Report
-from tgems_export.study.table import Table
 from tgems_export.study.wording import count, joined, layers_named, percent
 
 __all__ = ["make_noise_report", "page_of", "to_json"]

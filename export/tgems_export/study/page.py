@@ -9,8 +9,7 @@ from html import escape
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tgems_export.study.plots import Plot
-from tgems_export.study.table import Table
+from tgems_export.study.parts import Plot, Table
 
 __all__ = ["Page", "Section", "make_environment", "to_html", "to_markdown", "to_text"]
 

@@ -19,10 +19,10 @@ from tgems_export.study import plots, statements, tables
 from tgems_export.study.figures import Study
 from tgems_export.study.material import Folders, Material, gather
 from tgems_export.study.page import Page, Section, to_html, to_markdown, to_text
+from tgems_export.study.parts import Plot, Table
 from tgems_export.study.plan import Plan
 from tgems_export.study.rivals import FORMS
 from tgems_export.study.run import run
-from tgems_export.study.table import Table
 
 __all__ = ["Report", "identify", "make_report", "sections"]
 
@@ -112,7 +112,7 @@ def identify(
 def sections(study: Study) -> Iterator[Section]:
     """All that a study says; parts that it lacks pictures or templates for are left out."""
 
-    def section(title: str, said: Iterator[str], *parts: Table | plots.Plot | None) -> Section:
+    def section(title: str, said: Iterator[str], *parts: Table | Plot | None) -> Section:
         return Section(title, tuple(said), tuple(part for part in parts if part))
 
     yield section("Summary", statements.summary(study), tables.overview(study), tables.pictures(study))

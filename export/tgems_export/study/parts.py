@@ -1,4 +1,4 @@
-"""A table of a report, before it is Markdown, HTML or plain text."""
+"""Tables and plots of a report, before they are Markdown, HTML or plain text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Table", "holds_figures"]
+__all__ = ["Plot", "Table", "holds_figures"]
 
 NUMBER = re.compile(r"[−–-]?$|[+−-]?\d")  # what a cell of figures starts with; a dash stands for none
 LONG = 60  # characters; cells of such columns break into lines
@@ -35,3 +35,12 @@ class Table:
     def long(self) -> list[bool]:
         """Which columns have a cell that breaks into lines."""
         return [max(map(len, column)) > LONG for column in zip(*self.rows, strict=True)]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture; `caption` says what it shows."""
+
+    name: str  # of its file, without ending
+    caption: str
+    svg: str

@@ -20,6 +20,8 @@ from typing import Literal
 import numpy as np
 import onnx
 import torch
+from measuring.files import OPSET
+from measuring.machine import int8_target
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,7 +42,7 @@ from tgems_export.heads import Plan, train_heads
 from tgems_export.prompts import class_embeddings, encode_prompts, load_templates
 from tgems_export.quantisation.products import find_readouts
 from tgems_export.quantisation.ranges import with_outputs
-from tgems_export.quantisation.recipe import Recipe, Target
+from tgems_export.quantisation.recipe import Recipe
 from tgems_export.quantisation.search import Quantiser, batches, read_calibrating
 from tgems_export.ssa import SsaSettings
 from tgems_export.towers import Pool
@@ -51,7 +53,6 @@ __all__ = [
     "FP32",
     "INT8",
     "KINDS",
-    "OPSET",
     "TARGET",
     "Costs",
     "Heads",
@@ -72,8 +73,7 @@ PURPOSES: tuple[Purpose, ...] = ("calibration", "evaluation")
 KINDS: dict[HeadKind, str] = {"tgem": "T-GEM", "ssa": "SSA"}
 EPOCHS = 30  # of a T-GEM head; 120 take four times as long and gain a few tenths of a point
 SHARE = 1.0  # of the pictures that an SSA head learns from; the paper's tenth would give T-GEM an advantage
-OPSET = 18
-TARGET: Target = "x86-vnni" if "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8") else "generic"
+TARGET = int8_target()
 
 
 @dataclass(frozen=True)
