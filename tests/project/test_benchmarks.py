@@ -82,14 +82,6 @@ ROW = {"share": 0.1234, "change": -0.02, "none": None, "list": [0.1, 0.25], "exi
 
 
 class TestCells:
-       "share": 0.1234,
-        "change": -0.02,
-        "none": None,
-        "list": [0.1, 0.25],
-        "exits": [3, 5],
-        "many": 45000,
-    }
-
     @pytest.mark.parametrize(
         ("template", "expected"),
         [
