@@ -19,8 +19,10 @@ from tgems_export.study.figures import Difference, Study
 from tgems_export.study.material import Folders, Material, Pictures
 from tgems_export.study.measures import measure_answers, measure_certainty
 from tgems_export.study.page import Page, to_html, to_markdown, to_text
+from tgems_export.study.parts import Table
 from tgems_export.study.plan import FULL, Plan, ablation_tasks, layer_tasks, rivals_task, sampling_task
 from tgems_export.study.rivals import FORMS, RIVALS, SAMPLES
+from tgems_export.study.subject import Subject
 from tgems_export.study.wording import count, large, layers_named, percent, points, with_spread
 
 CLASSES = ("cat", "<b>&", "a|b_c $x$", "犬")
@@ -72,10 +74,11 @@ def make_material(layers=6, classes=CLASSES, **changed):
 
 def make_results(plan, material):
     """Figures of every task, by the evaluators themselves, of rates that are drawn."""
-    first = layer_tasks(plan, material)
+    subject = Subject.of(material)
+    first = layer_tasks(plan, subject)
     results = {name: make_figures(name, material) for name in first}
-    pool = plan.better_pool(results, material, plan.layer)
-    rest = [name for name in ablation_tasks(plan, material, pool) if name not in results]
+    pool = plan.better_pool(results, subject.pools, plan.layer)
+    rest = [name for name in ablation_tasks(plan, subject, pool) if name not in results]
     return results | {name: make_figures(name, material) for name in rest}
 
 
@@ -111,11 +114,11 @@ def make_study(material=None):
     material = material or make_material()
     plan = make_plan()
     exits = tuple(Cost(100_000 * n, 20_000_000 * n) for n in range(1, material.layers + 1))
-    return Study(plan, material, Cost(650_000, 130_000_000), exits, make_results(plan, material))
+    return Study(plan, Subject.of(material), Cost(650_000, 130_000_000), exits, make_results(plan, material))
 
 
 def make_page(study):
-    return Page("demo on <pictures>", "tgems-edge study pictures", tuple(report.sections(study)), "Made.")
+    return Page("demo on <pictures>", "tgems-edge study pictures", "Made.", tuple(report.sections(study)))
 
 
 def said(sentences):
@@ -148,14 +151,14 @@ def answer(study, task, right, prefix=""):
 def answer_all(study, right):
     """Of the method at every layer."""
     for layer in study.layers:
-        for pool in study.material.pools:
+        for pool in study.subject.pools:
             for head in study.heads(layer, pool):
                 answer(study, head.name, right)
 
 
 def rival_all(study, right):
     for layer in study.layers:
-        for pool in study.material.pools:
+        for pool in study.subject.pools:
             for rival in RIVALS:
                 answer(study, rivals_task(layer, pool), right, f"{rival} ")
 
@@ -235,7 +238,7 @@ def test_markdown_tables_have_as_many_cells_in_each_row(page):
 
 
 def test_every_figure_is_formatted(page):
-    found = [part for section in page.sections for part in section.parts if isinstance(part, tables.Table)]
+    found = [part for section in page.sections for part in section.parts if isinstance(part, Table)]
     cells = [cell for table in found for row in table.rows for cell in row]
     text = [paragraph for section in page.sections for paragraph in section.text]
     assert all(len(table.header) == len(row) for table in found for row in table.rows)
@@ -337,9 +340,8 @@ def test_coverage_outside_its_interval_is_said(study):
 def test_unknown_pictures_that_look_known_are_said(study, auroc, verdict):
     figures = study.results[study.heads(LAYER)[0].name]
     figures |= {f"{score} auroc new names": auroc for score in ("surprisal", "doubt")}
-    many = dataclasses.replace(study.material.unknown["new names"], rows=np.arange(2000))
-    material = dataclasses.replace(study.material, unknown={"new names": many})
-    assert said(statements.unknown(dataclasses.replace(study, material=material))).count(verdict) == 2
+    subject = dataclasses.replace(study.subject, unknown={"new names": 2000})
+    assert said(statements.unknown(dataclasses.replace(study, subject=subject))).count(verdict) == 2
 
 
 def test_new_names_that_are_guessed_are_said(study):
@@ -406,7 +408,7 @@ def test_how_figures_are_written():
 
 
 def test_plain_text_has_figures_at_the_right():
-    table = tables.Table("", "", ("layer", "top-1"), (("1", "9.0"), ("full CLIP", "76.0")))
+    table = Table("", "", ("layer", "top-1"), (("1", "9.0"), ("full CLIP", "76.0")))
     assert to_text(table) == "layer      top-1\n1            9.0\nfull CLIP   76.0"
 
 
@@ -417,7 +419,7 @@ def make_report(encoder, reporter, monkeypatch):
     material = make_material(layers=encoder.blocks, prompts=torch.zeros(4, 2, encoder.embedding_width))
     monkeypatch.setattr(report, "gather", lambda *_: (material, {"training": "0"}))
     identity = report.identify(encoder, material, {"training": "0"}, templates, plan)
-    finished = json.dumps({**identity, "results": make_results(plan, material)})
+    finished = json.dumps({**identity, "heading": {}, "results": make_results(plan, material)})
 
     def make_report(out, plan=plan):
         if not out.exists():

@@ -31,8 +31,8 @@ class Page:
 
     title: str
     command: str
-    sections: tuple[Section, ...]
     made: str  # with which versions, on which machine
+    sections: tuple[Section, ...]
 
     @property
     def plots(self) -> list[Plot]:
@@ -49,6 +49,7 @@ def make_environment(*, html: bool = False) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        extensions=["jinja2.ext.do"],
     )
 
 

@@ -11,7 +11,7 @@ from tgems_export.study.figures import EARLY, PAPER_EARLY, PAPER_ORACLE, Study
 from tgems_export.study.parts import Plot
 from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task, sampling_task
 from tgems_export.study.rivals import FORMS, RIVALS, SAMPLES
-from tgems_export.study.tables import MANY_CLASSES, RULE, SAMPLE
+from tgems_export.study.tables.choices import MANY_CLASSES, RULE, SAMPLE
 
 __all__ = ["accuracy", "answers", "factors", "oracle", "reliability", "sampling"]
 
@@ -133,9 +133,9 @@ def oracle(study: Study) -> Plot:
 
 def answers(study: Study) -> Plot:
     """How often each class is the answer, at the plan's layer."""
-    classes = study.material.classes
+    classes = study.subject.classes
     found = np.array(study.first(study.plan.layer, "answers"))
-    true = np.bincount(study.material.evaluation.labels, minlength=len(classes))
+    true = np.array(study.subject.evaluation)
     are_many = len(classes) > MANY_CLASSES
 
     def draw(figure: Figure) -> None:
