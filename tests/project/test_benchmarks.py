@@ -4,19 +4,25 @@ import ast
 import importlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pytest
 from measuring import result
+from measuring.operations import count_operations
 from measuring.timing import Times, time_in_turn
+from onnx import TensorProto, helper, numpy_helper
 from rendering import pages
 from rendering.cells import cells, fill
 from rendering.plots import PLOTS
 
 from tgems_edge.progress import Reporter
+from tgems_export.study.noise_report import render_noise
+from tgems_export.study.report import render
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -36,6 +42,26 @@ def test_every_page_has_figures_and_a_dated_conclusion():
     written = {path.name.removesuffix(".md") for path in pages.RESULTS.glob("*.md")}
     assert {name for name in written if not name.endswith(".notes")} - OF_DOCKER == set(NAMES)
     assert all(re.match(r"20\d\d-\d\d-\d\d: ", pages.read_notes(name)) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "tiny-imagenet"])
+def test_the_committed_study_is_what_its_figures_make(name, tmp_path):
+    committed = BENCHMARKS / "studies" / name
+    shutil.copy(committed / "study.json", tmp_path)
+    assert {path.name for path in render(tmp_path / "study.json").files} >= {"study.md", "study.html"}
+    texts = [(folder / "study.md").read_text(encoding="utf-8") for folder in (tmp_path, committed)]
+    assert texts[0] == texts[1]
+    html = [(folder / "study.html").read_text(encoding="utf-8") for folder in (tmp_path, committed)]
+    plain = [re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL) for page in html]
+    assert plain[0] == plain[1]
+
+
+def test_the_committed_noise_profile_is_what_its_figures_make(tmp_path):
+    committed = BENCHMARKS / "studies" / "cifar10"
+    shutil.copy(committed / "noise.json", tmp_path)
+    render_noise(tmp_path / "noise.json")
+    texts = [(folder / "noise.md").read_text(encoding="utf-8") for folder in (tmp_path, committed)]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,6 +153,27 @@ class TestResult:
         save(quick=True)
         assert list(tmp_path.iterdir()) == []
         assert capsys.readouterr().out.startswith("# Training all heads\n")
+
+
+def test_operations_are_counted_from_shapes(tmp_path):
+    def weight(name, *shape):
+        return numpy_helper.from_array(np.zeros(shape, np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel"], ["y"], strides=[2, 2]),
+        helper.make_node("Flatten", ["y"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "gemm"], ["g"], transB=1),
+        helper.make_node("MatMul", ["g", "matmul"], ["out"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["B", 3, 4, 4]), ("out", ["B", 7]))
+    ]
+    weights = [weight("kernel", 5, 3, 2, 2), weight("gemm", 6, 20), weight("matmul", 6, 7)]
+    graph = helper.make_graph(nodes, "products", ends[:1], ends[1:], weights)
+    path = tmp_path / "products.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    assert count_operations(path) == 2 * (5 * 2 * 2 * (3 * 2 * 2) + 20 * 6 + 6 * 7)
 
 
 class TestTiming:

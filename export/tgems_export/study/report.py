@@ -120,8 +120,8 @@ def identify(
 def sections(study: Study) -> Iterator[Section]:
     """All that a study says; parts that it lacks pictures or templates for are left out."""
 
-    def section(title: str, said: Iterator[str], *parts: Table | Plot | None) -> Section:
-        return Section(title, tuple(said), tuple(part for part in parts if part))
+    def section(title: str, said: tuple[str, ...], *parts: Table | Plot | None) -> Section:
+        return Section(title, said, tuple(part for part in parts if part))
 
     yield section("Summary", statements.summary(study), tables.overview(study), tables.pictures(study))
     yield section(

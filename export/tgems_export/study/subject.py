@@ -55,4 +55,5 @@ class Subject:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Subject:
         """Reads what `dataclasses.asdict` wrote, lists in the place of tuples."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        read: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**read)
