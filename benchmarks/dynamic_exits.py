@@ -26,6 +26,7 @@ from dynamic.answers import EPOCHS, INT8, KINDS, SHARE, TARGET, Heads, Material,
 from dynamic.choices import Decider, run
 from dynamic.files import Equality, Latency, compare_with_segments, decided, gated, time_files
 from dynamic.kinds import SETS, Kind
+from measuring.options import Quick
 from measuring.result import save
 
 from tgems_edge.progress import Reporter
@@ -42,11 +43,15 @@ def main(
     evaluation: Annotated[Path, typer.Argument(help="Image folder to measure on.")],
     name: Annotated[str, typer.Option(help="Of what is written.")] = "dynamic_exits",
     seeds: Annotated[int, typer.Option(min=2, help="How many.")] = 3,
+    quick: Quick = False,
 ) -> None:
-    """Measure dynamic exits beside static ones."""
+    """Measure dynamic exits beside static ones; quickly, with two seeds, on folders that should be small."""
     reporter = Reporter()
     material = gather(train, calibration, evaluation, reporter)
-    kinds = [Kind(kind, [Heads(material, kind, seed, reporter) for seed in range(seeds)]) for kind in KINDS]
+    kinds = [
+        Kind(kind, [Heads(material, kind, seed, reporter) for seed in range(2 if quick else seeds)])
+        for kind in KINDS
+    ]
     tower, budget = kinds[0].tower, kinds[0].chosen(SHIPPED)[0].budget
     equalities = check_files(tower, budget)
     tables = {
@@ -64,7 +69,7 @@ def main(
         "equalities": [dataclasses.asdict(equality) for equality in equalities],
     }
     found = {title: list(table) for title, table in tables.items()}
-    save(name, found, make_facts(material, kinds, budget))
+    save(name, found, make_facts(material, kinds, budget), quick=quick)
 
 
 def make_facts(material: Material, kinds: Sequence[Kind], budget: float) -> dict[str, object]:

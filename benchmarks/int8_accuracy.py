@@ -9,13 +9,12 @@ and late ones nothing that can be measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import onnx
 import typer
 from measuring.files import OPSET
 from measuring.options import Quick
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from tgems_edge.data import ImageFolder, read_labelled
 from tgems_edge.errors import AccuracyError
-from tgems_edge.images import Preprocessing, read_pixels
+from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
 from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
@@ -60,31 +59,53 @@ class ExitCosts:
     static: dict[Target, Cost]
     dynamic: Cost
     flips: float  # share, of static INT8 for `generic` on the pictures that calibrate
-    spared: Cost | None  # with parts in fp32; None where half of the parts would not do
+    mixed: Cost | None  # with parts in fp32; None where half of the parts would not do
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What chooses and what measures."""
+
+    calibration: NDArray[np.uint8]  # (n, H, W, 3)
+    pixels: NDArray[np.uint8]  # (B, H, W, 3)
+    labels: NDArray[np.int64]  # (B,)
+
+
+def read_pictures(shown: ImageFolder, unseen: ImageFolder, encoder: Encoder, reporter: Reporter) -> Pictures:
+    """Read the pictures to choose on and those to measure on."""
+
+    def paths(folder: ImageFolder) -> list[Path]:
+        return [folder.path(index) for index in range(len(folder.names))]
+
+    calibration = read_calibrating(paths(shown), encoder.preprocessing, reporter)
+    pixels = np.stack([read_pixels(path, encoder.preprocessing) for path in paths(unseen)])
+    return Pictures(calibration, pixels, unseen.labels)
 
 
 def measure_exit(
-    model: onnx.ModelProto,
-    calibration: NDArray[np.uint8],
-    pixels: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    reporter: Reporter,
-) -> tuple[float, dict[Target, Cost], Cost, float, Cost | None]:
-    """Accuracy of an exit in fp32, and its `ExitCosts` from `static` on.
+    encoder: Encoder, heads: Path, layer: int, classes: Sequence[str], pictures: Pictures, reporter: Reporter
+) -> ExitCosts:
+    """Make every INT8 file of an exit and compare it with fp32.
 
     Args:
-        model: the exit in fp32.
-        calibration: pictures (n, H, W, 3) that choose.
-        pixels: those that measure.
-        labels: of these.
+        encoder: the demo CLIP.
+        heads: folder of head files.
+        layer: block, counted from 1.
+        classes: names in the order of the labels.
+        pictures: to choose and to measure on.
         reporter: where progress goes.
     """
-    exact = answers(model, pixels)[0].argmin(1)
-    quantiser = Quantiser(model, calibration, reporter)
+    head, card = load_head(head_file(heads, layer), encoder)
+    text = class_embeddings(encode_prompts(encoder, classes, card.templates))
+    graph = ExitGraph(encoder, layer, card.pool, head, text)
+    model = to_onnx(graph, encoder.preprocessing.size, OPSET)
+    labels = pictures.labels
+    exact = answers(model, pictures.pixels)[0].argmin(1)
+    quantiser = Quantiser(model, pictures.calibration, reporter)
 
     def cost(recipe: Recipe) -> Cost:
         int8 = quantiser.make(recipe)
-        found = answers(int8, pixels)[0].argmin(1)
+        found = answers(int8, pictures.pixels)[0].argmin(1)
         lost, gained = ((a == labels) & (b != labels) for a, b in ((exact, found), (found, exact)))
         return Cost(
             recipe,
@@ -96,28 +117,21 @@ def measure_exit(
 
     best = {target: quantiser.best(target) for target in TARGETS}
     static = {target: cost(recipe) for target, recipe in best.items()}
-    flips = quantiser.difference(quantiser.make(best["generic"])).label_flips / 100
     try:
         recipe = quantiser.spare(best["generic"], Limits())
-        spared = cost(recipe) if recipe.kept else static["generic"]
+        mixed = cost(recipe) if recipe.kept else static["generic"]
     except AccuracyError as error:
         reporter.say(str(error))
-        spared = None
-    return float((exact == labels).mean()), static, cost(Recipe("generic", None)), flips, spared
-
-
-def measure(
-    encoder: Encoder,
-    heads: Path,
-    layer: int,
-    classes: Sequence[str],
-    measure_graph: Callable[[onnx.ModelProto], tuple[float, dict[Target, Cost], Cost, float, Cost | None]],
-) -> ExitCosts:
-    """The costs of the exit behind a block."""
-    head, card = load_head(head_file(heads, layer), encoder)
-    text = class_embeddings(encode_prompts(encoder, classes, card.templates))
-    graph = ExitGraph(encoder, layer, card.pool, head, text)
-    return ExitCosts(layer, card.pool, *measure_graph(to_onnx(graph, encoder.preprocessing.size, OPSET)))
+        mixed = None
+    return ExitCosts(
+        layer=layer,
+        pool=card.pool,
+        accuracy=float((exact == labels).mean()),
+        static=static,
+        dynamic=cost(Recipe("generic", None)),
+        flips=quantiser.difference(quantiser.make(best["generic"])).label_flips / 100,
+        mixed=mixed,
+    )
 
 
 def main(
@@ -132,36 +146,19 @@ def main(
     encoder = load_encoder()
     chosen = [int(layer) for layer in layers.split(",")] if layers else range(1, encoder.blocks + 1)
     shown, unseen = read_labelled(calibration), read_labelled(evaluation)
-    calibrating = read_calibrating(_paths(shown), encoder.preprocessing, reporter)
-    pixels = _read(unseen, encoder.preprocessing)
+    pictures = read_pictures(shown, unseen, encoder, reporter)
     costs = []
     for layer in chosen[: 1 if quick else None]:
         reporter.say(f"exit {layer}")
-        costs.append(
-            measure(
-                encoder,
-                HEADS[heads],
-                layer,
-                unseen.classes,
-                lambda model: measure_exit(model, calibrating, pixels, unseen.labels, reporter),
-            )
-        )
+        costs.append(measure_exit(encoder, HEADS[heads], layer, unseen.classes, pictures, reporter))
         reporter.say(str(costs[-1]))
     facts = {
         "heads": heads,
-        "pictures": len(pixels),
-        "calibration_pictures": len(calibrating),
+        "pictures": len(pictures.pixels),
+        "calibration_pictures": len(pictures.calibration),
         "label_flips": Limits().label_flips / 100,
     }
     save(RESULTS[heads], {"exits": exit_rows(costs)}, facts, quick=quick)
-
-
-def _paths(folder: ImageFolder) -> list[Path]:
-    return [folder.path(index) for index in range(len(folder.names))]
-
-
-def _read(folder: ImageFolder, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    return np.stack([read_pixels(path, preprocessing) for path in _paths(folder)])
 
 
 def cost_cells(cost: Cost | None) -> dict[str, object] | None:
@@ -188,7 +185,7 @@ def exit_rows(costs: Sequence[ExitCosts]) -> list[dict[str, object]]:
             **{target.replace("-", "_"): cost_cells(cost) for target, cost in one.static.items()},
             "dynamic": cost_cells(one.dynamic),
             "calibration_flips": one.flips,
-            "mixed": cost_cells(one.spared),
+            "mixed": cost_cells(one.mixed),
         }
         for one in costs
     ]

@@ -16,10 +16,9 @@ from tgems_edge.errors import InputError
 from tgems_edge.progress import Reporter
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
-from tgems_export.provenance import made_with
 from tgems_export.study.drawing import make_plot
 from tgems_export.study.noise import RECIPES, Noise, Profile, measure_noise, read_halves
-from tgems_export.study.page import Page, Section, to_markdown, to_text
+from tgems_export.study.page import Page, Section, made_with, to_markdown, to_text
 from tgems_export.study.parts import Plot, Table
 from tgems_export.study.report import Report
 from tgems_export.study.sentences import say

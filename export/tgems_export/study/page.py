@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 from dataclasses import dataclass
 from html import escape
@@ -9,9 +11,10 @@ from html import escape
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tgems_export.provenance import processor, versions
 from tgems_export.study.parts import Plot, Table
 
-__all__ = ["Page", "Section", "make_environment", "to_html", "to_markdown", "to_text"]
+__all__ = ["Page", "Section", "made_with", "make_environment", "to_html", "to_markdown", "to_text"]
 
 MARKUP = re.compile(r"([\\`*_\[\]|~])")
 
@@ -38,6 +41,14 @@ class Page:
     def plots(self) -> list[Plot]:
         """All of them."""
         return [part for section in self.sections for part in section.parts if isinstance(part, Plot)]
+
+
+def made_with(*distributions: str) -> str:
+    """Return a sentence for the end of a report: versions and machine."""
+    found = ", ".join(f"{name} {version}" for name, version in versions(*distributions).items())
+    return (
+        f"Made with {found}, Python {platform.python_version()}, on {os.cpu_count()} cores of {processor()}."
+    )
 
 
 def make_environment(*, html: bool = False) -> Environment:

@@ -15,11 +15,10 @@ from tgems_export.costs import Cost, count_exit, count_full
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
 from tgems_export.prompts import Templates
-from tgems_export.provenance import made_with
 from tgems_export.study import plots, statements, tables
 from tgems_export.study.figures import Study
 from tgems_export.study.material import Folders, Material, gather
-from tgems_export.study.page import Page, Section, to_html, to_markdown, to_text
+from tgems_export.study.page import Page, Section, made_with, to_html, to_markdown, to_text
 from tgems_export.study.parts import Plot, Table
 from tgems_export.study.plan import Plan
 from tgems_export.study.rivals import FORMS
