@@ -34,7 +34,7 @@ from measuring.profile import RUNS, WARM_UP, Recording, record, sum_by_operator
 from measuring.result import save
 from measuring.timing import SECONDS, Times, session_run, time_in_turn
 
-from tgems_edge.images import find_pictures
+from tgems_edge.folders import find_pictures
 from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
 
@@ -207,7 +207,7 @@ def main(
     """Measure both architectures; quickly, a small one."""
     if not quick:
         refuse_thread_limit()
-    pictures, runs = find_pictures(photos), 2 if quick else RUNS
+    pictures, runs = find_pictures(photos).paths, 2 if quick else RUNS
     tables: dict[str, list] = {"models": [], "comparisons": [], "limits": [], "times": [], "rounds": []}
     for architecture in QUICK if quick else ARCHITECTURES:
         name = architecture.name

@@ -34,3 +34,5 @@ Read in the order in which things depend on each other:
 Beside them: costs (parameters and operations), devices, files that appear whole, provenance, and the commands
 in cli/. study/ measures the method; demo/ is the built-in CLIP, its heads, and the recipe they come from.
 """
+
+__version__ = "0.2.0"

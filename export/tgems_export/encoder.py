@@ -21,12 +21,12 @@ from tgems_export.loading import (
     DEMO,
     RANDOM,
     folder_config,
-    load_clip,
     model_config,
     outlined_tower,
     random_preprocessing,
     random_tower,
 )
+from tgems_export.pretrained import load_clip
 from tgems_export.recipes import make_recipe
 from tgems_export.texts import ClipText, StandInText, TextTower
 from tgems_export.towers import Pool, Tower, read_tower

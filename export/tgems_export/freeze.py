@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,7 +36,14 @@ from tgems_export.final import (
     surprisal,
 )
 from tgems_export.graph import IR_VERSION, set_temperature
-from tgems_export.head import HeadKind, head_file, load_head, load_head_card, load_trained_pictures
+from tgems_export.head import (
+    HeadKind,
+    check_named_encoder,
+    head_file,
+    load_head,
+    load_head_card,
+    load_trained_pictures,
+)
 from tgems_export.labelled import Given, read_given
 from tgems_export.loading import DEMO
 from tgems_export.pictures import draw_many
@@ -73,7 +80,7 @@ def load_exits(
     Args:
         layers: blocks, counted from 1, increasing.
         head: a folder of heads, `demo` or `demo-190`, for one layer also a file; default the demo heads.
-        encoder: a CLIP by name; default the one the heads were trained on.
+        encoder: a CLIP by name; default the one the heads were trained on, if it is built in or open_clip's.
         pretrained: its weights; default those the heads were trained on.
         classes: names for the tables; default those the heads were trained on.
         head_kind: which of the two kinds of head.
@@ -92,8 +99,10 @@ def load_exits(
     if head_kind == "ssa" and folder in NAMED_HEADS.values():
         raise HeadError("--head-kind ssa: give --head; `tgems-edge train --head-kind ssa` makes one")
     if encoder is None:
-        found = load_head_card(_any_head(folder, head_kind) if folder.is_dir() else folder)
-        encoder, pretrained = found.encoder.name, pretrained or found.encoder.pretrained
+        path = _any_head(folder, head_kind) if folder.is_dir() else folder
+        named = load_head_card(path).encoder
+        check_named_encoder(path, named, pretrained)
+        encoder, pretrained = named.name, pretrained or named.pretrained
     clip = load_encoder(encoder, pretrained)
     for layer in layers:
         clip.check_layer(layer)
@@ -121,6 +130,7 @@ def freeze(
     *,
     data: Path | None = None,
     calibration: Path | None = None,
+    folders: Mapping[str, str] | None = None,
     form: Form | None = None,
     overwrite: bool = False,
 ) -> Frozen:
@@ -132,6 +142,7 @@ def freeze(
         reporter: where progress goes.
         data: labelled pictures to compare and to measure on; without `calibration`, half of them calibrate.
         calibration: pictures to calibrate on; without labels they only show INT8 what activations take.
+        folders: the class of a folder of pictures by the folder's name, where it is not the name itself.
         form: see `Form`; by default one in fp32.
         overwrite: replace an existing file.
 
@@ -144,7 +155,7 @@ def freeze(
     _check_output(output, overwrite)
     form = form or Form()
     first, last = exits[0], exits[-1]
-    given = read_given(data, calibration, first.classes)
+    given = read_given(data, calibration, first.classes, folders, reporter)
     if given.unlabelled and not form.precision.startswith("int8"):
         raise DataError(
             f"{calibration}: pictures without folders of classes, which only --precision int8 can use; "

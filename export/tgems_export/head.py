@@ -13,6 +13,7 @@ One head belongs to one block, one pool and one encoder, and its file says which
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from tgems_edge.images import Preprocessing
 from tgems_edge.rates import class_rates
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
+from tgems_export.loading import RANDOM, is_shipped
 from tgems_export.losses import cosines
 from tgems_export.towers import Pool
 
@@ -43,6 +45,7 @@ __all__ = [
     "Jumper",
     "SsaHead",
     "TGem",
+    "check_named_encoder",
     "head_file",
     "load_head",
     "load_trained_pictures",
@@ -237,6 +240,31 @@ def load_head_card(path: Path) -> HeadCard:
         raise HeadError(f"{path}: {error}") from None
     except ValueError as error:
         raise HeadError(f"{path}: its card is broken: {error}; train it again") from None
+
+
+def check_named_encoder(path: Path, encoder: EncoderId, pretrained: str | None = None) -> None:
+    """Refuses to load an encoder because the card of a file names it, unless everybody has the same.
+
+    A card that names a folder, a repository or a checkpoint could name one that its author prepared.
+
+    Args:
+        path: the file.
+        encoder: that its card names.
+        pretrained: what the user chose instead of the weights in the card.
+
+    Raises:
+        HeadError: the encoder is neither built in nor one of open_clip's; the message has what to type.
+    """
+    if is_shipped(encoder.name, RANDOM if pretrained else encoder.pretrained):
+        return
+    weights = pretrained or encoder.pretrained
+    line = shlex.join(["--encoder", encoder.name, *(["--pretrained", weights] if weights else [])])
+    if not line.isprintable():
+        raise HeadError(f"{path}: the encoder that its card names cannot be one; train it again")
+    raise HeadError(
+        f"{path}: its card names an encoder that does not come with open_clip, and is not loaded on a file's "
+        f"word; give {line} if you trust it"
+    )
 
 
 def load_head(path: Path, encoder: Encoder, kind: HeadKind = "tgem") -> tuple[ExitHead, HeadCard]:

@@ -1,4 +1,4 @@
-"""From `--encoder` and `--pretrained` to a CLIP of open_clip, on the CPU.
+"""From `--encoder` to the configuration of a CLIP of open_clip, and to an image tower without training.
 
 What can go wrong inside open_clip, torch and the hub ends as one line that says what to do.
 """
@@ -6,42 +6,44 @@ What can go wrong inside open_clip, torch and the hub ends as one line that says
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub.constants import HF_HUB_CACHE
 from open_clip.model import _build_vision_tower  # nothing public makes an image tower without a text tower
 from open_clip.transform import PreprocessCfg
-from safetensors import safe_open
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tgems_edge.errors import EncoderError, MissingDependency
+from tgems_edge.errors import EncoderError, MissingDependency, TgemsError
+from tgems_export.hub import explain_hub, without_retries
 from tgems_export.recipes import (
     CONFIG_FILE,
     agreed_recipe,
     make_recipe,
     read_config,
-    recipe_of_file,
-    recipe_of_tag,
 )
+from tgems_export.trust import check_config
 
 __all__ = [
     "DEMO",
     "DEMO_FOLDER",
+    "HF_HUB",
+    "LOCAL_DIR",
     "RANDOM",
     "folder_config",
-    "load_clip",
+    "is_shipped",
+    "local_folder",
     "model_config",
+    "one_line",
     "outlined_tower",
     "random_preprocessing",
     "random_tower",
+    "source",
 ]
 
 DEMO = "demo"
@@ -56,12 +58,16 @@ def source(name: str) -> str:
     return f"{LOCAL_DIR}{DEMO_FOLDER}" if name == DEMO else name
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of a `local-dir:`; None for other names."""
+    known = source(name)
+    return Path(known.removeprefix(LOCAL_DIR)) if known.startswith(LOCAL_DIR) else None
+
+
 def folder_config(name: str) -> dict[str, Any]:
     """All that the configuration of a `local-dir:` says; nothing for other names."""
-    folder = source(name)
-    if not folder.startswith(LOCAL_DIR):
-        return {}
-    return read_config(Path(folder.removeprefix(LOCAL_DIR)) / CONFIG_FILE)
+    folder = local_folder(name)
+    return read_config(folder / CONFIG_FILE) if folder else {}
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -70,9 +76,17 @@ def model_config(name: str) -> dict[str, Any]:
     Raises:
         EncoderError: there is no such CLIP, or its configuration cannot be had or read.
     """
-    if name.startswith(LOCAL_DIR) and not Path(name.removeprefix(LOCAL_DIR)).is_dir():
-        raise EncoderError(f"{name}: no such folder; give --encoder local-dir:PATH")
-    with _one_line(name, "its configuration"):
+    folder, on_hub = local_folder(name), name.startswith(HF_HUB)
+    with one_line(name, "its folder"):
+        if folder and not folder.is_dir():
+            raise EncoderError(f"{name}: no such folder; give --encoder local-dir:PATH")
+        if folder and not (folder / CONFIG_FILE).is_file():
+            raise EncoderError(
+                f"{name}: no {CONFIG_FILE} in it; give the folder of an open_clip model, or of weights "
+                "alone --encoder NAME --pretrained FILE"
+            )
+    online = without_retries() if on_hub else nullcontext()
+    with online, one_line(name, f"its configuration ({CONFIG_FILE})" if on_hub else "its configuration"):
         config = open_clip.get_model_config(source(name))
         config = None if config is None else dict(config)
     if config is None:
@@ -81,6 +95,10 @@ def model_config(name: str) -> dict[str, Any]:
         raise EncoderError(
             f"{name}: open_clip has no such model; nearest: {examples}; all: tgems-edge export --list-models"
         )
+    with one_line(name, "its configuration"):
+        check_config(config, name, folder)
+    if "timm_model_name" in config.get("vision_cfg", {}):
+        config["vision_cfg"] = config["vision_cfg"] | {"timm_model_pretrained": False}
     return config
 
 
@@ -91,7 +109,7 @@ def outlined_tower(name: str) -> Any:
         EncoderError: see `model_config`; or no tower can be made of the configuration.
     """
     config = model_config(name)
-    with _one_line(name, "its configuration"), torch.device("meta"), _NoInitialisation():
+    with one_line(name, "its configuration"), torch.device("meta"), _NoInitialisation():
         return _image_tower(config)
 
 
@@ -116,81 +134,19 @@ def random_tower(config: dict[str, Any], seed: int) -> Any:
 def random_preprocessing(name: str, tower: Any) -> PreprocessCfg:
     """What the trained weights of a folder or an architecture expect of pictures, where they agree."""
     if config := folder_config(name):
-        with _one_line(name, "its configuration"):
+        with one_line(name, "its configuration"):
             recipe = make_recipe(None, config.get("preprocess_cfg", {}))
     else:
         recipe = agreed_recipe(name) or make_recipe(None, {})
     return PreprocessCfg(**asdict(recipe.preprocessing) | {"size": tower.image_size})
 
 
-def load_clip(name: str, pretrained: str | None) -> tuple[Any, Any]:
-    """A CLIP with trained weights, as a torch module, and its tokenizer.
-
-    Args:
-        name: an open_clip architecture, `local-dir:PATH` or `hf-hub:ORG/NAME`.
-        pretrained: one of the architecture's tags, a checkpoint file, or `TAG:FILE` for a file that was
-            trained like a tag.
-
-    Raises:
-        EncoderError: weights that cannot be had or do not fit, or that do not say how they were trained.
-        MissingDependency: the tokenizer needs a package that is not installed.
-    """
-    options = _options(name, pretrained)
-    with _one_line(name, "its tokenizer"):
-        tokenize = open_clip.get_tokenizer(source(name))
-    with _one_line(name, str(pretrained or "its weights")):
-        clip = open_clip.create_model(source(name), **options, require_pretrained=True)
-    return clip.eval(), tokenize
-
-
-def _options(name: str, pretrained: str | None) -> dict[str, Any]:
-    """What `open_clip.create_model` has to be told."""
-    if source(name).startswith((LOCAL_DIR, HF_HUB)):
-        if pretrained is not None:
-            raise EncoderError(f"{name} brings its own weights; leave --pretrained out")
-        return {}
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    choices = ["a checkpoint file", "TAG:FILE", RANDOM, *tags]
-    if pretrained is None:
-        raise EncoderError(f"{name}: give --pretrained, one of {_some(choices)}")
-    if pretrained in tags:
-        return {"pretrained": pretrained, "force_quick_gelu": recipe_of_tag(name, pretrained).quick_gelu}
-    like, colon, file = pretrained.partition(":")
-    if not (colon and like in tags):
-        like, file = "", pretrained
-    if not Path(file).is_file():
-        raise EncoderError(f"{name}: --pretrained {pretrained}: no such file or tag; one of {_some(choices)}")
-    recipe = recipe_of_tag(name, like) if like else recipe_of_file(name, Path(file))
-    if not recipe.quick_gelu and model_config(name).get("quick_gelu"):
-        raise EncoderError(f"{name}: {file} was trained with GELU; give the --encoder without -quickgelu")
-    _check_positions(name, Path(file))
-    preprocessing = asdict(recipe.preprocessing)
-    del preprocessing["size"]
-    return {
-        "pretrained": file,
-        "force_quick_gelu": recipe.quick_gelu,
-        "force_preprocess_cfg": preprocessing,
-    }
-
-
-def _check_positions(name: str, file: Path) -> None:
-    """open_clip would stretch the positions of another image size and say nothing."""
-    positions = "visual.positional_embedding"
-    with _one_line(name, str(file)):
-        if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as tensors:
-                held = positions in tensors.keys()  # noqa: SIM118
-                found = tensors.get_slice(positions).get_shape() if held else None
-        else:
-            weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            weights = weights.get("state_dict", weights)
-            found = next((list(weights[key].shape) for key in weights if key.endswith(positions)), None)
-    expected = getattr(outlined_tower(name), "positional_embedding", None)
-    if found and expected is not None and found != list(expected.shape):
-        raise EncoderError(
-            f"{name}: {file} belongs to another architecture: {found[0] - 1} patches a picture instead of "
-            f"{len(expected) - 1}; give the --encoder it is for"
-        )
+def is_shipped(name: str, pretrained: str | None) -> bool:
+    """Whether a CLIP comes with this package or by a tag of open_clip: nothing of anybody else's is read."""
+    if name == DEMO:
+        return pretrained in (None, RANDOM)
+    tags = open_clip.list_pretrained_tags_by_model(name) if name in open_clip.list_models() else []
+    return name in open_clip.list_models() and pretrained in (RANDOM, *tags)
 
 
 def _image_tower(config: dict[str, Any]) -> Any:
@@ -222,54 +178,20 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 @contextmanager
-def _one_line(name: str, what: str) -> Iterator[None]:
+def one_line(name: str, what: str) -> Iterator[None]:
     """Whatever goes wrong inside becomes one line about `what` of a CLIP, and what to do."""
     try:
         yield
+    except TgemsError:
+        raise
     except ImportError as error:
         raise MissingDependency(
             f"{name}: {what} needs {error.name or 'transformers'}: pip install 'tgems-edge[siglip]'"
         ) from None
     except Exception as error:  # a file that is not what it seems makes parsers and unpicklers raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise EncoderError(f"{name}: {_explained(error, reason, what, name)}") from None
-
-
-def _explained(error: Exception, reason: str, what: str, name: str) -> str:
-    if "No space left" in reason:
-        return f"not enough disk for {what} in the cache {HF_HUB_CACHE}; free some, or set HF_HUB_CACHE"
-    unreachable = re.search(r"Failed to download|huggingface\.co", reason)
-    missing = name.startswith(HF_HUB) and "Required pretrained weights" in reason
-    if (unreachable or missing) and not re.search(r"\b(401|403|404)\b", reason):
-        return (
-            f"{what} cannot be fetched and is not in the cache {HF_HUB_CACHE}; connect to the network once, "
-            "or give a checkpoint file or local-dir:FOLDER"
-        )
-    if "Error(s) in loading state_dict" in reason:
-        return (
-            f"{what} belongs to another architecture: {_misfit(reason)}; give the --encoder it was made for"
-        )
-    if "TorchScript" in reason or "Weights only load failed" in reason:
-        return (
-            f"{what} is not weights alone but a program, or something else; save its state_dict() as "
-            ".safetensors (for OpenAI's own archives: --pretrained openai)"
-        )
-    if isinstance(error, KeyError):
-        return f"{what} cannot be used: it lacks {reason}"
-    return f"{what} cannot be loaded ({reason[:300]})"
-
-
-def _misfit(reason: str) -> str:
-    """The first weight that does not fit, from torch's list of all."""
-    if shapes := re.findall(r"size mismatch for (\S+): .*?\[([\d, ]*)\].*?\[([\d, ]*)\]", reason):
-        weight, theirs, ours = shapes[0]
-        return f"{weight} has the shape ({theirs}) instead of ({ours}), and {len(shapes) - 1} more differ"
-    for kind, verb in (("Missing", "lacks"), ("Unexpected", "also holds")):
-        if listed := re.search(kind + r' key\(s\) in state_dict: ((?:"[^"]*"(?:, )?)+)', reason):
-            names = re.findall(r'"([^"]*)"', listed[1])
-            return f"it {verb} {names[0]} and {len(names) - 1} more"
-    return reason[:300]
-
-
-def _some(choices: Sequence[str]) -> str:
-    return ", ".join(choices[:8]) + (f" and {len(choices) - 8} more" if len(choices) > 8 else "")
+        if explained := explain_hub(reason, what):
+            raise EncoderError(f"{name}: {explained}") from None
+        if isinstance(error, KeyError):
+            raise EncoderError(f"{name}: {what} cannot be used: it lacks {reason}") from None
+        raise EncoderError(f"{name}: {what} cannot be loaded ({reason[:300]})") from None

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import shutil
 import time
 from dataclasses import replace
@@ -227,6 +228,17 @@ class TestBadInput:
         assert (done.exit_code, done.stdout) == (2, "")
         assert done.stderr.splitlines()[-1].startswith("error: --against full: ")
         assert "pip install 'tgems-edge[export]'" in done.stderr.splitlines()[-1]
+
+    @pytest.mark.parametrize(
+        "encoder", ["local-dir:clip", "hf-hub:some/body", "../clip", "--help", "a; rm b"]
+    )
+    def test_against_full_does_not_load_what_a_card_names(self, colour_model, colour_card, encoder):
+        card = replace(colour_card, encoder=replace(colour_card.encoder, name=encoder))
+        done = bench(colour_model(card), "--against", "full")
+        assert (done.exit_code, done.stdout) == (2, "")
+        said = done.stderr.splitlines()[-1]
+        assert "is not loaded on a file's word; if you trust it: " in said
+        assert f"make_tower full {shlex.quote(encoder)} full.onnx" in said
 
 
 class TestFreshProcesses:

@@ -8,6 +8,8 @@ without the workstation side takes the file instead: `bench --against full.onnx`
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -19,10 +21,11 @@ import typer
 from tgems_edge.cli import OneLineErrors
 from tgems_edge.errors import InputError, MissingDependency
 
-__all__ = ["make_tower"]
+__all__ = ["check_encoder_name", "make_tower"]
 
 ENTRY_POINTS = "tgems_edge.towers"
 FULL = "full"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # neither a path, a prefix with a colon, nor an option
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -48,6 +51,27 @@ def full(
     if not makers:
         raise MissingDependency("the workstation side is not installed: pip install 'tgems-edge[export]'")
     makers[0].load()(encoder, output)
+
+
+def check_encoder_name(encoder: str) -> None:
+    """Refuses what only the card of a model file names, unless it can be an architecture of open_clip.
+
+    A card that names a folder or a repository could name one that its author prepared.
+
+    Raises:
+        InputError: the message has what to type to make the tower after all.
+    """
+    if PLAIN_NAME.fullmatch(encoder):
+        return
+    line = shlex.join(["python", "-m", __name__, FULL, encoder, "full.onnx"])
+    if not line.isprintable():
+        raise InputError(
+            "--against full: the encoder that the model's card names cannot be one; export it again"
+        )
+    raise InputError(
+        f"--against full: the model's card names {encoder}, which does not come with open_clip and is not "
+        f"loaded on a file's word; if you trust it: {line}, then --against full.onnx"
+    )
 
 
 def make_tower(encoder: str, output: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -18,7 +19,9 @@ from tgems_edge.card import Card
 from tgems_edge.cli import report_error
 from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
 from tgems_edge.errors import ImageError, InputError
-from tgems_edge.images import Picture, find_pictures
+from tgems_edge.folders import LeftOut, find_pictures
+from tgems_edge.globs import find_matches
+from tgems_edge.images import Picture
 from tgems_edge.model import Result, Speed
 from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod
 
@@ -75,7 +78,9 @@ def classify(
 
     Example: tgems-edge classify --model model.onnx holiday/ --json
     """
-    pictures = _find_pictures(images)
+    pictures, left_out = _find_pictures(images)
+    if left_out.matters or (left_out and not quiet):
+        typer.echo(f"{'warning: ' * left_out.matters}left out: {left_out}", err=True)
     classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
     card = classifier.card
     doubt = _check_doubt(card, coverage, sets, reject)
@@ -105,26 +110,36 @@ def classify(
         raise typer.Exit(ImageError.exit_code)
 
 
-def _find_pictures(arguments: Iterable[str]) -> list[str]:
-    """Names of the pictures meant by files, folders, globs and `-`; sorted within each argument."""
+def _find_pictures(arguments: Iterable[str]) -> tuple[list[str], LeftOut]:
+    """Names of the pictures meant by files, folders, globs and `-`, sorted within each argument.
+
+    Also counts what is left out of folders and globs. A device, a pipe or a socket is refused, so that
+    nothing waits for it.
+    """
     pictures: list[str] = []
+    left_out = LeftOut()
     for argument in arguments:
         path = Path(argument)
         if not argument:
             raise InputError("an empty name for a picture; give a file, a folder, a glob or -")
         if path.is_dir():
-            found = [str(picture) for picture in find_pictures(path)]
+            under = find_pictures(path)
+            found, others = [str(picture) for picture in under.paths], under.left_out
             if not found:
-                raise InputError(f"{argument}: a folder without pictures")
-        elif argument != STDIN and not path.exists() and glob.has_magic(argument):
-            matches = glob.glob(argument, recursive=True)  # noqa: PTH207  (patterns may be absolute)
-            found = sorted(name for name in matches if Path(name).is_file())
+                raise InputError(f"{argument}: a folder without pictures{others.hint}")
+        elif argument != STDIN and not os.path.lexists(path) and glob.has_magic(argument):
+            found, others = find_matches(argument)
             if not found:
-                raise InputError(f"{argument}: matches no file")
+                raise InputError(f"{argument}: matches no file{others.hint}")
+        elif argument != STDIN and path.exists() and not path.is_file():
+            raise InputError(
+                f"{argument}: a device, a pipe or a socket, not a file; give - for standard input"
+            )
         else:
-            found = [argument]
+            found, others = [argument], LeftOut()
         pictures += found
-    return pictures
+        left_out.counts.update(others.counts)
+    return pictures, left_out
 
 
 def _open(name: str) -> Picture:

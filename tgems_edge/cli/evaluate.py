@@ -30,6 +30,12 @@ WORST = 10  # classes and confusions of more
 def evaluate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Image folder, DATA/<class>/*.jpg.")],
     model: Model = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Lines of folder, tab and class, for folders that are named otherwise."
+        ),
+    ] = None,
     min_accuracy: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Exit code 4 if the accuracy is below, such as 0.8."),
@@ -43,13 +49,14 @@ def evaluate(
 ) -> None:
     """Measure a model file: accuracy, calibration, coverage, time.
 
-    Folders are named like classes of the model; classes without a folder are noted, and the model may
-    still choose them. Pictures that calibrated the file are refused. Those that cannot be read are
-    reported and left out, and the exit code is 1.
+    Folders are named like classes of the model, whatever their case, hyphens and underscores; classes
+    without a folder are noted, and the model may still choose them. Pictures that calibrated the file are
+    refused. Those that cannot be read are reported and left out, and the exit code is 1.
 
     Example: tgems-edge evaluate pictures/ --model model.onnx --min-accuracy 0.8
     """
-    from tgems_edge.data import read_labelled
+    from tgems_edge.class_names import read_class_list
+    from tgems_edge.data import read_labelled, report_left_out
     from tgems_edge.evaluation import evaluate
     from tgems_edge.progress import Reporter
 
@@ -58,7 +65,10 @@ def evaluate(
     reporter = Reporter(quiet=quiet)
     classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
     reporter.say(description)
-    found = evaluate(classifier, read_labelled(data), reporter, batch=batch)
+    given = read_class_list(classes).folders if classes else None
+    folder = read_labelled(data, given=given)
+    report_left_out(folder, reporter)
+    found = evaluate(classifier, folder, reporter, batch=batch)
     typer.echo(json.dumps(_as_json(found), ensure_ascii=False) if as_json else _as_text(found))
     for note in _notes(found):
         reporter.say(note)

@@ -33,7 +33,11 @@ def export(
     ] = "tgem",
     classes: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Other class names, one a line: new tables, without training."),
+        typer.Option(
+            metavar="FILE",
+            help="Other class names, one a line: new tables, without training. Where folders of DATA have "
+            "other names: folder, tab, name.",
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -51,7 +55,10 @@ def export(
         ),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="The CLIP of the head. Default: the one it was trained on.")
+        str | None,
+        typer.Option(
+            help="The CLIP of the head. Default: the one its card names, if built in or open_clip's by a tag."
+        ),
     ] = None,
     pretrained: Annotated[
         str | None,
@@ -129,14 +136,14 @@ def export(
         _list_models(reporter, as_json)
         return
     started = perf_counter()
-    names = read_class_file(classes) if classes else None
+    listed = read_class_file(classes) if classes else None
     layers = _read_exits(exits) if dynamic else [layer]
     if exits and not dynamic:
         raise InputError("--exits: only with --dynamic; one exit is --layer")
     _check_range("--max-accuracy-drop", max_accuracy_drop, 100)
     _check_range("--max-label-flips", max_label_flips, 100)
     _check_range("--budget", budget, 1)
-    loaded = load_exits(layers, head, encoder, pretrained, names, head_kind)
+    loaded = load_exits(layers, head, encoder, pretrained, listed.names if listed else None, head_kind)
     form = Form(
         input=input_,
         precision=precision,
@@ -147,7 +154,14 @@ def export(
         dynamics=Dynamics(budget, nested=not no_if),
     )
     frozen = freeze(
-        loaded, output, reporter, data=data, calibration=calibration, form=form, overwrite=overwrite
+        loaded,
+        output,
+        reporter,
+        data=data,
+        calibration=calibration,
+        folders=listed.folders if listed else None,
+        form=form,
+        overwrite=overwrite,
     )
     report = _as_json if as_json else _as_text
     typer.echo(report(frozen, perf_counter() - started))

@@ -30,7 +30,10 @@ def train(
     ] = None,
     classes: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Class names, one a line. Default: the folders' names."),
+        typer.Option(
+            metavar="FILE",
+            help="Class names, one a line, or folder, tab and name. Default: the folders' names.",
+        ),
     ] = None,
     labels: Annotated[
         Literal["folders", "teacher"],
@@ -70,7 +73,7 @@ def train(
 
     Example: tgems-edge train pictures/ --layer 3 --layer 5 --encoder ViT-B-32 --pretrained openai
     """
-    from tgems_edge.data import read_labelled, read_unlabelled
+    from tgems_edge.data import read_labelled, read_unlabelled, refuse_splits, report_left_out
     from tgems_edge.progress import Reporter
     from tgems_export.devices import choose_device
     from tgems_export.encoder import load_encoder
@@ -84,14 +87,16 @@ def train(
     if head_kind == "ssa" and of_tgem:
         raise InputError(f"--{next(iter(of_tgem))}: of a T-GEM only; leave it out with --head-kind ssa")
     reporter = Reporter(quiet=quiet)
-    names = read_class_file(classes) if classes else None
+    listed = read_class_file(classes) if classes else None
     if labels == "teacher":
-        if names is None:
+        if listed is None:
             raise InputError("--labels teacher: unlabelled pictures have no names; give --classes FILE")
-        folder = read_unlabelled(data)
+        refuse_splits(data)
+        folder, names = read_unlabelled(data), listed.names
     else:
-        folder = read_labelled(data, names)
+        folder = read_labelled(data, listed.names, listed.folders) if listed else read_labelled(data)
         names = folder.classes
+    report_left_out(folder, reporter)
     plan = Plan(
         layers=tuple(dict.fromkeys(layer or [5])),
         classes=names,
