@@ -27,10 +27,21 @@ QUIET = Reporter(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def material(encoder, many_figures, tmp_path_factory):
+def shared_cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def cache(shared_cache, monkeypatch):
+    """One cache for all of these tests, which run the same encoder over the same pictures."""
+    monkeypatch.setenv("TGEMS_CACHE_DIR", shared_cache)
+
+
+@pytest.fixture(scope="module")
+def material(encoder, many_figures, shared_cache):
     """Many figures, split; cut down to two layers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TGEMS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TGEMS_CACHE_DIR", shared_cache)
         found, digests = gather(encoder, Folders(many_figures), load_templates(), QUIET)
     assert digests == {"training": read_labelled(many_figures).sha256}
     return replace(found, layers=2)
