@@ -42,9 +42,8 @@ def main(
             seconds = perf_counter() - started
             made, shipped = head_file(Path(folder), layer), head_file(DEMO_HEADS, layer)
             same = "yes" if made.read_bytes() == shipped.read_bytes() else "no"
-            pool = load_head_card(made).pool
-            rows.append({"exit": layer, "pool": pool, "seconds": seconds, "equal": same})
-    card = load_head_card(made)
+            card = load_head_card(made)
+            rows.append({"exit": layer, "pool": card.pool, "seconds": seconds, "equal": same})
     facts = {
         "epochs": card.settings["epochs"],
         "pictures": card.pictures,
