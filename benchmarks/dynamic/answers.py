@@ -198,13 +198,14 @@ class Heads:
         """What exits cost."""
         return Costs(self.material, self.parts)
 
-    @torch.no_grad()
     def rates(self, activations: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Rates (n, C) of every exit, of activations (n, D) of each."""
-        return [
-            make_readout(part.head, self.material.text)(torch.from_numpy(activation)).numpy()
-            for part, activation in zip(self.parts, activations, strict=True)
-        ]
+        readouts = [make_readout(part.head, self.material.text) for part in self.parts]  # may train them
+        with torch.no_grad():
+            return [
+                readout(torch.from_numpy(activation)).numpy()
+                for readout, activation in zip(readouts, activations, strict=True)
+            ]
 
 
 @dataclass(frozen=True)
