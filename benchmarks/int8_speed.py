@@ -205,8 +205,7 @@ def main(
     quick: Quick = False,
 ) -> None:
     """Measure both architectures; quickly, a small one."""
-    if not quick:
-        refuse_thread_limit()
+    refuse_thread_limit()
     pictures, runs = find_pictures(photos).paths, 2 if quick else RUNS
     tables: dict[str, list] = {"models": [], "comparisons": [], "limits": [], "times": [], "rounds": []}
     for architecture in QUICK if quick else ARCHITECTURES:

@@ -124,8 +124,7 @@ def model_rows(
 
 def main(quick: Quick = False) -> None:
     """Measure both architectures beside the small towers; quickly, one small one."""
-    if not quick:
-        refuse_thread_limit()
+    refuse_thread_limit()
     reporter, settings = Reporter(), QUICK if quick else Settings()
     models_found, times_found, rounds = [], [], []
     with TemporaryDirectory() as folder:
