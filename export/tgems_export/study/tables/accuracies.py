@@ -65,7 +65,7 @@ def pictures(study: Study) -> Table:
     """What was measured with."""
     subject, plan = study.subject, study.plan
     purposes = {
-        "training pictures, of which a tenth watches": sum(subject.training),
+        "training pictures, a tenth of them for validation": sum(subject.training),
         "calibration pictures": subject.calibration,
         "evaluation pictures": study.pictures,
         **{UNKNOWN[what]: found for what, found in subject.unknown.items()},
