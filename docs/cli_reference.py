@@ -49,9 +49,8 @@ def _paragraphs(text: str) -> Iterator[str]:
         joined = " ".join(paragraph.split())
         if example := re.fullmatch(r"Examples?: (.*)", joined):
             commands = re.split(r"(?= tgems-edge )", f" {example[1]}")
-            yield "\n".join(
-                ["```console", *(f"$ {line.strip()}" for line in commands if line.strip()), "```", ""]
-            )
+            shown = [f"$ {command.strip()}" for command in commands if command.strip()]
+            yield "\n".join(["```console", *shown, "```", ""])
         else:
             yield paragraph.strip() + "\n"
 
@@ -68,10 +67,8 @@ def _meaning(option: Any) -> str:
     parts = [text, f"One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""]
     default = option.default
     if default not in (None, False, True, ()) and not callable(default) and "efault" not in text:
-        shown = getattr(default, "value", default)
-        parts.append(
-            f"Default: `{', '.join(map(str, shown)) if isinstance(shown, (list, tuple)) else shown}`."
-        )
+        shown = default if isinstance(default, list | tuple) else [getattr(default, "value", default)]
+        parts.append(f"Default: `{', '.join(map(str, shown))}`.")
     return " ".join(filter(None, parts))
 
 

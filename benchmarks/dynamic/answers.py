@@ -29,12 +29,13 @@ from tgems_edge.data import ImageFolder, read_labelled, refuse_shared
 from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
+from tgems_export.cache import cache_root
 from tgems_export.costs import count_full
 from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.exits.decisions import ExitAnswers
 from tgems_export.exits.gates import inr
 from tgems_export.exits.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
-from tgems_export.features import cache_root, compute_features
+from tgems_export.features import compute_features
 from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
 from tgems_export.graph import ExitGraph, make_readout, to_onnx
 from tgems_export.head import HeadKind, head_file, load_head, load_head_card

@@ -46,6 +46,7 @@ from tgems_export.head import (
 )
 from tgems_export.labelled import Given, read_given
 from tgems_export.loading import DEMO
+from tgems_export.outputs import check_output_file
 from tgems_export.pictures import draw_many
 from tgems_export.prompts import class_embeddings, encode_prompts
 from tgems_export.provenance import versions
@@ -152,7 +153,7 @@ def freeze(
         InputError: the file exists, or the graph cannot be written as asked.
         DataError: pictures that cannot be used.
     """
-    _check_output(output, overwrite)
+    check_output_file(output, overwrite=overwrite)
     form = form or Form()
     first, last = exits[0], exits[-1]
     given = read_given(data, calibration, first.classes, folders, reporter)
@@ -250,15 +251,6 @@ def _any_head(folder: Path, kind: HeadKind) -> Path:
             f"{folder}: no head files here; make some with `tgems-edge train{option} --out {folder}`"
         )
     return heads[0]
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.is_dir():
-        raise InputError(f"{output}: a folder; give --output a file name, such as {output / 'model.onnx'}")
-    if output.parent.exists() and not output.parent.is_dir():
-        raise InputError(f"{output}: {output.parent} is a file, not a folder; give another --output")
-    if output.exists() and not overwrite:
-        raise InputError(f"{output}: exists already; give --overwrite or another --output")
 
 
 def _refuse_training_pictures(exit_: Exit, given: Given, reporter: Reporter) -> None:

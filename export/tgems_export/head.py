@@ -299,7 +299,8 @@ def load_head(path: Path, encoder: Encoder, kind: HeadKind = "tgem") -> tuple[Ex
         with safe_open(path, "pt") as file:
             head.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, RuntimeError) as error:
-        raise HeadError(f"{path}: its weights do not fit its card ({error}); train it again") from None
+        reason = " ".join(str(error).split())  # torch writes several lines
+        raise HeadError(f"{path}: its weights do not fit its card ({reason}); train it again") from None
     return head.eval().requires_grad_(False), card
 
 

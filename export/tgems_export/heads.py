@@ -16,8 +16,9 @@ from tgems_edge import records
 from tgems_edge.data import ImageFolder
 from tgems_edge.errors import DataError, HeadError, InputError
 from tgems_edge.progress import Reporter, Task
+from tgems_export.cache import usable_cache
 from tgems_export.encoder import Encoder
-from tgems_export.features import Features, cache_root, compute_features
+from tgems_export.features import Features, compute_features
 from tgems_export.head import (
     Head,
     HeadCard,
@@ -228,7 +229,7 @@ def _train_tgem(
     pool = _choose_pool(material, card.layer, settings, reporter) if plan.pool == "auto" else plan.pool
     card = dataclasses.replace(card, pool=pool)
     data = _training_set(material, card.layer, pool)
-    checkpoint = _checkpoint(card)
+    checkpoint = _checkpoint(card, reporter)
     with reporter.task(f"layer {card.layer}, {pool}", settings.epochs, unit="epochs") as task:
         note = _noter(task, settings.epochs)
         head = train_head(data, settings, layer=card.layer, checkpoint=checkpoint, on_epoch=note)
@@ -280,9 +281,9 @@ def _training_set(material: _Material, layer: int, pool: Pool) -> TrainingSet:
     )
 
 
-def _checkpoint(card: HeadCard) -> Path:
+def _checkpoint(card: HeadCard, reporter: Reporter) -> Path:
     key = hashlib.sha256(records.to_json(card).encode()).hexdigest()[:32]
-    return cache_root() / "training" / f"{key}.pt"
+    return usable_cache(reporter) / "training" / f"{key}.pt"
 
 
 def _noter(task: Task, epochs: int) -> Callable[[int, Callable[[], float]], None]:

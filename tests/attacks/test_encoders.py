@@ -7,10 +7,10 @@ from pathlib import Path
 
 import open_clip
 import pytest
+from attacks.encoders import ARCHITECTURE, ATTACKS, MARKER
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from attacks.encoders import ARCHITECTURE, ATTACKS, MARKER
 from tgems_edge.cli import app
 from tgems_export.freeze import DEMO_HEADS
 from tgems_export.loading import DEMO_FOLDER

@@ -1,7 +1,6 @@
 """`tgems-edge bench`: what it measures, in turn and in processes of its own, and what it says of the rest."""
 
 import json
-import os
 import random
 import shlex
 import shutil
@@ -149,7 +148,7 @@ class TestText:
         assert "give --pictures FOLDER" in words
         assert max(map(len, done.stdout.splitlines())) <= 80
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1 and errors[0].startswith("error: broken.onnx: not a model")
+        assert len(errors) == 1 and errors[0].startswith("error: broken.onnx: not an ONNX file")
 
     def test_one_file_alone(self):
         done = bench("--quiet")
@@ -222,8 +221,7 @@ class TestBadInput:
 
     def test_against_full_without_the_workstation_side_names_what_to_install(self, folder, monkeypatch):
         (folder / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
-        paths = [str(folder), os.environ.get("PYTHONPATH", "")]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        monkeypatch.syspath_prepend(folder)
         done = bench("--against", "full")
         assert (done.exit_code, done.stdout) == (2, "")
         assert done.stderr.splitlines()[-1].startswith("error: --against full: ")
@@ -252,6 +250,7 @@ class TestFreshProcesses:
     )
     def test_what_ends_one_ends_nothing_else(self, folder, monkeypatch, body, said):
         (folder / "doomed.py").write_text(body)
+        monkeypatch.syspath_prepend(folder)
         monkeypatch.setattr(fresh, "CHILD", "doomed")
         entry = fresh.Entry("model", built_in_model(), None)
         with pytest.raises(ModelFileError) as caught:

@@ -247,7 +247,8 @@ class TestDataSets:
         root = put("cat/a.jpg", "cat/b.psd", "dog/a.jpg", "dog/c.psd", "e.jpg", "@eaDir/f.jpg", "fox/g.jpg")
         folder = read_labelled(root, ("cat", "dog"))
         assert str(folder.left_out) == (
-            "2 .psd (convert to JPEG or PNG), 1 folder of no class (fox), 1 picture beside the class folders, "
+            "2 .psd (convert to JPEG or PNG), 1 folder of no class (fox), "
+            "1 picture beside the class folders, "
             "1 side file (@eaDir)"
         )
         assert list(list_folders(root)[0]) == ["cat", "dog", "fox"]

@@ -12,8 +12,9 @@ from tgems_edge.errors import DataError
 from tgems_edge.images import decode, to_pixels
 from tgems_edge.progress import Reporter
 from tgems_export import features
+from tgems_export.cache import cache_root
 from tgems_export.encoder import Encoder
-from tgems_export.features import cache_root, compute_features
+from tgems_export.features import compute_features
 
 
 @pytest.fixture

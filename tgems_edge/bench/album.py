@@ -64,7 +64,7 @@ class Album:
             picture = decode(path)
         except ImageError as error:
             self.unreadable += 1
-            self._reporter.warn(f"left out: {error}")
+            self._reporter.leave_out(error)
             return False
         self._sizes[path] = path.stat().st_size, picture.width * picture.height
         return True

@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tgems_edge.cli import OneLineErrors
+from tgems_edge.children import child_command
+from tgems_edge.cli import OneLineErrors, run
 from tgems_edge.errors import InputError, MissingDependency
 
 __all__ = ["check_encoder_name", "make_tower"]
@@ -80,7 +80,7 @@ def make_tower(encoder: str, output: Path) -> None:
     Raises:
         InputError: the workstation side is not installed, or cannot make it.
     """
-    command = [sys.executable, "-m", __name__, FULL, encoder, str(output)]
+    command = child_command("tgems_edge.bench.make_tower", FULL, encoder, str(output))
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
@@ -91,4 +91,4 @@ def make_tower(encoder: str, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run(app, f"python -m {__spec__.name}")

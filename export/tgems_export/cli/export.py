@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import shlex
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tgems_edge.cli.output import print_json, print_lines
 from tgems_edge.errors import InputError
+from tgems_edge.printable import shortened
 
 if TYPE_CHECKING:
     from tgems_edge.card import Accuracy, Dynamic, Quantisation
     from tgems_edge.progress import Reporter
     from tgems_export.catalogue import Architecture
     from tgems_export.freeze import Frozen
+
+MOST_CLASSES = 20  # that are named
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -128,6 +132,7 @@ def export(
     from tgems_edge.progress import Reporter
     from tgems_export.drafts import Dynamics, Form
     from tgems_export.freeze import freeze, load_exits
+    from tgems_export.outputs import check_output_file
     from tgems_export.prompts import read_class_file
     from tgems_export.quantisation.search import Limits
 
@@ -143,6 +148,7 @@ def export(
     _check_range("--max-accuracy-drop", max_accuracy_drop, 100)
     _check_range("--max-label-flips", max_label_flips, 100)
     _check_range("--budget", budget, 1)
+    check_output_file(output, overwrite=overwrite)
     loaded = load_exits(layers, head, encoder, pretrained, listed.names if listed else None, head_kind)
     form = Form(
         input=input_,
@@ -163,8 +169,11 @@ def export(
         form=form,
         overwrite=overwrite,
     )
-    report = _as_json if as_json else _as_text
-    typer.echo(report(frozen, perf_counter() - started))
+    seconds = perf_counter() - started
+    if as_json:
+        print_json(_as_json(frozen, seconds))
+    else:
+        print_lines(_as_lines(frozen, seconds))
 
 
 def _check_range(option: str, value: float, most: int) -> None:
@@ -185,9 +194,9 @@ def _list_models(reporter: Reporter, as_json: bool) -> None:
 
     for architecture in list_architectures(reporter):
         if as_json:
-            typer.echo(json.dumps(dataclasses.asdict(architecture)))
+            print_json(dataclasses.asdict(architecture))
         else:
-            typer.echo(_described(architecture))
+            print_lines([_described(architecture)])
 
 
 def _described(architecture: Architecture) -> str:
@@ -201,32 +210,29 @@ def _described(architecture: Architecture) -> str:
     )
 
 
-def _as_json(frozen: Frozen, seconds: float) -> str:
+def _as_json(frozen: Frozen, seconds: float) -> dict[str, Any]:
     card = frozen.card
-    return json.dumps(
-        {
-            "model": str(frozen.path),
-            "sha256": card.file_sha256,
-            "bytes": frozen.size,
-            "seconds": round(seconds, 1),
-            "layer": card.layer,
-            "classes": card.classes,
-            "classes_not_trained": card.classes_not_trained,
-            "input": card.input,
-            "precision": card.precision,
-            "exits": card.exit_layers,
-            "quantisation": card.quantisation and dataclasses.asdict(card.quantisation),
-            "dynamic": card.dynamic and dataclasses.asdict(card.dynamic),
-            "parity": dataclasses.asdict(card.parity),
-            "resizing": card.resizing and dataclasses.asdict(card.resizing),
-            "temperature": card.temperature,
-            "accuracy": card.accuracy and dataclasses.asdict(card.accuracy),
-        },
-        ensure_ascii=False,
-    )
+    return {
+        "model": str(frozen.path),
+        "sha256": card.file_sha256,
+        "bytes": frozen.size,
+        "seconds": round(seconds, 1),
+        "layer": card.layer,
+        "classes": card.classes,
+        "classes_not_trained": card.classes_not_trained,
+        "input": card.input,
+        "precision": card.precision,
+        "exits": card.exit_layers,
+        "quantisation": card.quantisation and dataclasses.asdict(card.quantisation),
+        "dynamic": card.dynamic and dataclasses.asdict(card.dynamic),
+        "parity": dataclasses.asdict(card.parity),
+        "resizing": card.resizing and dataclasses.asdict(card.resizing),
+        "temperature": card.temperature,
+        "accuracy": card.accuracy and dataclasses.asdict(card.accuracy),
+    }
 
 
-def _as_text(frozen: Frozen, seconds: float) -> str:
+def _as_lines(frozen: Frozen, seconds: float) -> list[str]:
     card, parity = frozen.card, frozen.card.parity
     lines = [
         f"✅ {frozen.path}: {card.description}, {frozen.size / 1e6:.1f} MB, {seconds:.1f} s",
@@ -249,15 +255,14 @@ def _as_text(frozen: Frozen, seconds: float) -> str:
     if card.accuracy:
         lines += _measured(card.accuracy)
     if card.classes_not_trained:
-        lines.append(
-            f"   untrained {', '.join(card.classes_not_trained)}: names the head never saw; try it on data"
-        )
+        names = shortened(card.classes_not_trained, MOST_CLASSES)
+        lines.append(f"   untrained {names}: names the head never saw; try it on data")
     lines += [
         "next:",
-        f"   tgems-edge classify --model {frozen.path} IMAGE",
+        f"   tgems-edge classify --model {shlex.quote(str(frozen.path))} IMAGE",
         f"   python -c \"from tgems_edge import load; print(load('{frozen.path}').classify('IMAGE').label)\"",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _quantised(made: Quantisation) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from tgems_edge.cli.output import print_lines
 from tgems_edge.errors import InputError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -78,6 +80,7 @@ def train(
     from tgems_export.devices import choose_device
     from tgems_export.encoder import load_encoder
     from tgems_export.heads import Plan, train_heads
+    from tgems_export.outputs import check_output_folder
     from tgems_export.prompts import load_templates, read_class_file
     from tgems_export.ssa import SsaSettings
     from tgems_export.training import Settings
@@ -86,6 +89,7 @@ def train(
     of_tgem = {name: value for name, value in of_tgem.items() if value is not None}
     if head_kind == "ssa" and of_tgem:
         raise InputError(f"--{next(iter(of_tgem))}: of a T-GEM only; leave it out with --head-kind ssa")
+    check_output_folder(out)
     reporter = Reporter(quiet=quiet)
     listed = read_class_file(classes) if classes else None
     if labels == "teacher":
@@ -106,7 +110,6 @@ def train(
         settings=SsaSettings(seed=seed) if head_kind == "ssa" else Settings(seed=seed, **of_tgem),
     )
     clip = load_encoder(encoder, pretrained, device=choose_device(device))
-    for path in train_heads(clip, folder, plan, out, reporter, overwrite=overwrite):
-        typer.echo(path)
+    print_lines(train_heads(clip, folder, plan, out, reporter, overwrite=overwrite))
     kind = " --head-kind ssa" if head_kind == "ssa" else ""
-    reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]}{kind} --head {out}")
+    reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]}{kind} --head {shlex.quote(str(out))}")

@@ -11,6 +11,7 @@ from html import escape
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tgems_edge.printable import padded, printable, width
 from tgems_export.provenance import processor, versions
 from tgems_export.study.parts import Plot, Table
 
@@ -81,16 +82,16 @@ def to_html(page: Page) -> str:
 
 def to_text(table: Table) -> str:
     """Return a table for a terminal."""
-    lines = [table.header, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = (
+    lines = [list(map(printable, row)) for row in (table.header, *table.rows)]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+    filled = (
         [
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, table.numeric, strict=True)
+            " " * (w - width(cell)) + cell if number else padded(cell, w)
+            for cell, w, number in zip(line, widths, table.numeric, strict=True)
         ]
         for line in lines
     )
-    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+    return "\n".join("  ".join(cells).rstrip() for cells in filled)
 
 
 def _marked(text: str) -> str:
