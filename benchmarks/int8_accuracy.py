@@ -18,12 +18,12 @@ import numpy as np
 import typer
 from measuring.files import OPSET
 from measuring.options import Quick
+from measuring.pictures import paths_of, read_all
 from measuring.result import save
 from numpy.typing import NDArray
 
-from tgems_edge.data import ImageFolder, read_labelled
+from tgems_edge.data import read_labelled
 from tgems_edge.errors import AccuracyError
-from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
 from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
@@ -69,17 +69,6 @@ class Pictures:
     calibration: NDArray[np.uint8]  # (n, H, W, 3)
     pixels: NDArray[np.uint8]  # (B, H, W, 3)
     labels: NDArray[np.int64]  # (B,)
-
-
-def read_pictures(shown: ImageFolder, unseen: ImageFolder, encoder: Encoder, reporter: Reporter) -> Pictures:
-    """Read the pictures to choose on and those to measure on."""
-
-    def paths(folder: ImageFolder) -> list[Path]:
-        return [folder.path(index) for index in range(len(folder.names))]
-
-    calibration = read_calibrating(paths(shown), encoder.preprocessing, reporter)
-    pixels = np.stack([read_pixels(path, encoder.preprocessing) for path in paths(unseen)])
-    return Pictures(calibration, pixels, unseen.labels)
 
 
 def measure_exit(
@@ -146,7 +135,11 @@ def main(
     encoder = load_encoder()
     chosen = [int(layer) for layer in layers.split(",")] if layers else range(1, encoder.blocks + 1)
     shown, unseen = read_labelled(calibration), read_labelled(evaluation)
-    pictures = read_pictures(shown, unseen, encoder, reporter)
+    pictures = Pictures(
+        calibration=read_calibrating(paths_of(shown), encoder.preprocessing, reporter),
+        pixels=read_all(unseen, encoder.preprocessing),
+        labels=unseen.labels,
+    )
     costs = []
     for layer in chosen[: 1 if quick else None]:
         reporter.say(f"exit {layer}")

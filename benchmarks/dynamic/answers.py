@@ -22,11 +22,11 @@ import onnx
 import torch
 from measuring.files import OPSET
 from measuring.machine import int8_target
+from measuring.pictures import paths_of, read_all
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tgems_edge.data import ImageFolder, read_labelled, refuse_shared
-from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
 from tgems_export.cache import cache_root
@@ -127,9 +127,9 @@ def gather(train: Path, calibration: Path, evaluation: Path, reporter: Reporter)
         training=training,
         pools=_shipped_pools(training.classes, encoder.blocks),
         text=text,
-        ranging=read_calibrating(_paths(calibrates), encoder.preprocessing, reporter),
-        calibration=_read(calibrates, encoder),
-        evaluation=_read(measures, encoder),
+        ranging=read_calibrating(paths_of(calibrates), encoder.preprocessing, reporter),
+        calibration=Pictures(read_all(calibrates, encoder.preprocessing), calibrates.labels),
+        evaluation=Pictures(read_all(measures, encoder.preprocessing), measures.labels),
         zero_shot=float(((embeddings @ text.T).argmax(1).numpy() == measures.labels).mean()),
         cache=cache_root() / "dynamic-exits" / train.name,
         key=hashlib.sha256(json.dumps([*digests, EPOCHS, SHARE, TARGET]).encode()).hexdigest()[:16],
@@ -141,15 +141,6 @@ def _shipped_pools(classes: Sequence[str], blocks: int) -> dict[int, Pool]:
     cards = {folder: load_head_card(head_file(folder, 1)) for folder in (DEMO_HEADS, DEMO_HEADS_190)}
     shipped = next(folder for folder, card in cards.items() if set(classes) <= set(card.classes))
     return {layer: load_head_card(head_file(shipped, layer)).pool for layer in range(1, blocks + 1)}
-
-
-def _paths(folder: ImageFolder) -> list[Path]:
-    return [folder.path(index) for index in range(len(folder.names))]
-
-
-def _read(folder: ImageFolder, encoder: Encoder) -> Pictures:
-    pixels = [read_pixels(path, encoder.preprocessing) for path in _paths(folder)]
-    return Pictures(np.stack(pixels), folder.labels)
 
 
 @dataclass(frozen=True)
