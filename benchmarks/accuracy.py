@@ -22,12 +22,12 @@ from tgems_edge.images import decode, to_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.rates import class_rates, top_k
 from tgems_edge.session import INPUT, open_session
-from tgems_export.encoder import load_encoder
-from tgems_export.features import compute_features
-from tgems_export.freeze import DEMO_HEADS
-from tgems_export.graph import ExitGraph, to_onnx
-from tgems_export.head import head_file, load_head
-from tgems_export.prompts import class_embeddings, encode_prompts
+from tgems_export.encoders.encoder import load_encoder
+from tgems_export.encoders.features import compute_features
+from tgems_export.encoders.prompts import class_embeddings, encode_prompts
+from tgems_export.exporting.freeze import DEMO_HEADS
+from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.heads.file import head_file, load_head
 from tgems_export.study.rivals import sampling
 
 SAMPLES = 100  # a class

@@ -28,23 +28,23 @@ from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
 from tgems_export.costs import count_full
-from tgems_export.encoder import Encoder, load_encoder
-from tgems_export.exits.decisions import ExitAnswers
-from tgems_export.exits.gates import inr
-from tgems_export.exits.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
-from tgems_export.features import cache_root, compute_features
-from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
-from tgems_export.graph import ExitGraph, make_readout, to_onnx
-from tgems_export.head import HeadKind, head_file, load_head, load_head_card
-from tgems_export.heads import Plan, train_heads
-from tgems_export.prompts import class_embeddings, encode_prompts, load_templates
-from tgems_export.quantisation.products import find_readouts
-from tgems_export.quantisation.ranges import with_outputs
-from tgems_export.quantisation.recipe import Recipe, Target
-from tgems_export.quantisation.search import Quantiser, batches, read_calibrating
-from tgems_export.ssa import SsaSettings
-from tgems_export.towers import Pool
-from tgems_export.training import Settings
+from tgems_export.encoders.encoder import Encoder, load_encoder
+from tgems_export.encoders.features import cache_root, compute_features
+from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates
+from tgems_export.encoders.towers.vit import Pool
+from tgems_export.exporting.dynamic.decisions import ExitAnswers
+from tgems_export.exporting.dynamic.gates import inr
+from tgems_export.exporting.dynamic.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
+from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
+from tgems_export.exporting.graph import ExitGraph, make_readout, to_onnx
+from tgems_export.exporting.quantization.products import find_readouts
+from tgems_export.exporting.quantization.ranges import with_outputs
+from tgems_export.exporting.quantization.recipe import Recipe, Target
+from tgems_export.exporting.quantization.search import Quantiser, batches, read_calibrating
+from tgems_export.heads.file import HeadKind, head_file, load_head, load_head_card
+from tgems_export.heads.learning import Plan, train_heads
+from tgems_export.heads.ssa import SsaSettings
+from tgems_export.heads.training import Settings
 
 __all__ = [
     "EPOCHS",

@@ -24,13 +24,13 @@ from tgems_edge.data import ImageFolder, read_labelled
 from tgems_edge.errors import AccuracyError
 from tgems_edge.images import Preprocessing, read_pixels
 from tgems_edge.progress import Reporter
-from tgems_export.encoder import Encoder, load_encoder
-from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
-from tgems_export.graph import ExitGraph, to_onnx
-from tgems_export.head import head_file, load_head
-from tgems_export.prompts import class_embeddings, encode_prompts
-from tgems_export.quantisation.recipe import Recipe, Target
-from tgems_export.quantisation.search import Limits, Quantiser, answers, read_calibrating
+from tgems_export.encoders.encoder import Encoder, load_encoder
+from tgems_export.encoders.prompts import class_embeddings, encode_prompts
+from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
+from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.exporting.quantization.recipe import Recipe, Target
+from tgems_export.exporting.quantization.search import Limits, Quantiser, answers, read_calibrating
+from tgems_export.heads.file import head_file, load_head
 
 HEADS = {"demo": DEMO_HEADS, "demo-190": DEMO_HEADS_190}
 REPORTS = {"demo": "int8_accuracy", "demo-190": "int8_accuracy_190"}

@@ -57,11 +57,11 @@ from where_time_goes import RUNS, WARM_UP, Kernel, Recording, record, shapes
 from tgems_edge.images import find_pictures
 from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
-from tgems_export.blocks import ResidualBlock
-from tgems_export.encoder import RANDOM, Encoder, load_encoder
-from tgems_export.graph import ExitGraph, to_onnx
-from tgems_export.quantisation.recipe import Recipe, Target, quantise
-from tgems_export.quantisation.search import read_calibrating
+from tgems_export.encoders.encoder import RANDOM, Encoder, load_encoder
+from tgems_export.encoders.towers.blocks import ResidualBlock
+from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.exporting.quantization.recipe import Recipe, Target, quantise
+from tgems_export.exporting.quantization.search import read_calibrating
 
 Case = tuple[int, int]  # batch size and number of threads
 Result = TypeVar("Result")
@@ -97,8 +97,8 @@ MAKE = """
 import sys
 import numpy as np, onnx
 from tgems_edge.progress import Reporter
-from tgems_export.quantisation.recipe import Recipe, quantise
-from tgems_export.quantisation.search import Quantiser
+from tgems_export.exporting.quantization.recipe import Recipe, quantise
+from tgems_export.exporting.quantization.search import Quantiser
 source, goal, target, ranges, pixels = sys.argv[1:]
 model, recipe = onnx.load(source), Recipe(target, ranges or None)
 if recipe.ranges is None:

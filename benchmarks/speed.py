@@ -36,10 +36,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
-from tgems_export.encoder import RANDOM, Encoder, load_encoder
+from tgems_export.encoders.encoder import RANDOM, Encoder, load_encoder
+from tgems_export.exporting.graph import ExitGraph, to_onnx
 from tgems_export.full_tower import export_plain
-from tgems_export.graph import ExitGraph, to_onnx
-from tgems_export.head import Head
+from tgems_export.heads.file import Head
 
 COMMAND = "python benchmarks/speed.py"
 ARCHITECTURES = ("ViT-B-32", "ViT-L-14")

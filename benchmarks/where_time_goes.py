@@ -25,7 +25,7 @@ from speed import K, export_exit, image_tower
 
 from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
-from tgems_export.encoder import RANDOM, load_encoder
+from tgems_export.encoders.encoder import RANDOM, load_encoder
 from tgems_export.full_tower import export_plain
 
 ARCHITECTURE = "ViT-B-32"

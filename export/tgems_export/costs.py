@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tgems_export.encoder import Encoder
-from tgems_export.graph import ExitGraph
-from tgems_export.head import Head
+from tgems_export.encoders.encoder import Encoder
+from tgems_export.exporting.graph import ExitGraph
+from tgems_export.heads.file import Head
 
 __all__ = ["Cost", "count_exit", "count_full"]
 

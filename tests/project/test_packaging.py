@@ -42,7 +42,7 @@ def test_the_wheel_holds_both_packages_and_the_demo(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, ROOT], check=True)
     wheel = next(tmp_path.glob("*.whl"))
     held = set(zipfile.ZipFile(wheel).namelist())
-    assert {"tgems_edge/demo/model.onnx", "tgems_edge/py.typed", "tgems_export/graph.py"} <= held
+    assert {"tgems_edge/demo/model.onnx", "tgems_edge/py.typed", "tgems_export/exporting/graph.py"} <= held
     for heads in ("heads", "heads-190"):
         files = {f"tgems_export/demo/{heads}/layer-{layer:02d}.safetensors" for layer in range(1, 13)}
         assert files <= held

@@ -14,14 +14,14 @@ from tgems_edge.data import read_labelled
 from tgems_edge.images import to_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
-from tgems_export.encoder import load_encoder
-from tgems_export.graph import ExitGraph, to_onnx
-from tgems_export.head import Head
-from tgems_export.heads import Plan, train_heads
-from tgems_export.loading import DEMO_FOLDER
+from tgems_export.encoders.encoder import load_encoder
+from tgems_export.encoders.loading import DEMO_FOLDER
+from tgems_export.encoders.prompts import load_templates
+from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.heads.file import Head
+from tgems_export.heads.learning import Plan, train_heads
+from tgems_export.heads.training import Settings
 from tgems_export.pictures import SHAPES, draw
-from tgems_export.prompts import load_templates
-from tgems_export.training import Settings
 
 FIGURES = {"red_circle": "ellipse", "green_square": "rectangle", "blue_cross": "line"}
 SIZES = ((40, 30), (33, 61), (96, 96), (200, 57), (31, 32))

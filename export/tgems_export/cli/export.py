@@ -15,8 +15,8 @@ from tgems_edge.errors import InputError
 if TYPE_CHECKING:
     from tgems_edge.card import Accuracy, Dynamic, Quantisation
     from tgems_edge.progress import Reporter
-    from tgems_export.catalogue import Architecture
-    from tgems_export.freeze import Frozen
+    from tgems_export.encoders.catalogue import Architecture
+    from tgems_export.exporting.freeze import Frozen
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -119,10 +119,10 @@ def export(
     Example: tgems-edge export --layer 5 --head heads/ --output model.onnx
     """
     from tgems_edge.progress import Reporter
-    from tgems_export.drafts import Dynamics, Form
-    from tgems_export.freeze import freeze, load_exits
-    from tgems_export.prompts import read_class_file
-    from tgems_export.quantisation.search import Limits
+    from tgems_export.encoders.prompts import read_class_file
+    from tgems_export.exporting.drafts import Dynamics, Form
+    from tgems_export.exporting.freeze import freeze, load_exits
+    from tgems_export.exporting.quantization.search import Limits
 
     reporter = Reporter(quiet=quiet)
     if list_models:
@@ -167,7 +167,7 @@ def _read_exits(text: str | None) -> list[int]:
 
 
 def _list_models(reporter: Reporter, as_json: bool) -> None:
-    from tgems_export.catalogue import list_architectures
+    from tgems_export.encoders.catalogue import list_architectures
 
     for architecture in list_architectures(reporter):
         if as_json:

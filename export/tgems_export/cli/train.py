@@ -72,12 +72,12 @@ def train(
     """
     from tgems_edge.data import read_labelled, read_unlabelled
     from tgems_edge.progress import Reporter
-    from tgems_export.devices import choose_device
-    from tgems_export.encoder import load_encoder
-    from tgems_export.heads import Plan, train_heads
-    from tgems_export.prompts import load_templates, read_class_file
-    from tgems_export.ssa import SsaSettings
-    from tgems_export.training import Settings
+    from tgems_export.encoders.devices import choose_device
+    from tgems_export.encoders.encoder import load_encoder
+    from tgems_export.encoders.prompts import load_templates, read_class_file
+    from tgems_export.heads.learning import Plan, train_heads
+    from tgems_export.heads.ssa import SsaSettings
+    from tgems_export.heads.training import Settings
 
     of_tgem: dict[str, Any] = {"k": k, "epochs": epochs, "loss": loss}
     of_tgem = {name: value for name, value in of_tgem.items() if value is not None}

@@ -31,13 +31,13 @@ from tgems_edge.errors import DataError, ImageError
 from tgems_edge.images import Preprocessing, read_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
-from tgems_export.blocks import Embedding, ResidualBlock
-from tgems_export.encoder import Encoder
-from tgems_export.graph import OPSETS, to_onnx
-from tgems_export.quantisation.equalisation import equalise
-from tgems_export.quantisation.products import find_products
-from tgems_export.quantisation.ranges import METHODS, Seen, observe
-from tgems_export.quantisation.recipe import Recipe, quantise
+from tgems_export.encoders.encoder import Encoder
+from tgems_export.encoders.towers.blocks import Embedding, ResidualBlock
+from tgems_export.exporting.graph import OPSETS, to_onnx
+from tgems_export.exporting.quantization.equalisation import equalise
+from tgems_export.exporting.quantization.products import find_products
+from tgems_export.exporting.quantization.ranges import METHODS, Seen, observe
+from tgems_export.exporting.quantization.recipe import Recipe, quantise
 
 __all__ = ["RECIPES", "BlocksGraph", "Drift", "Noise", "Profile", "measure_noise", "read_halves"]
 

@@ -11,9 +11,9 @@ from typing import Any
 from tgems_edge.errors import DataError, InputError
 from tgems_edge.progress import Reporter
 from tgems_export.costs import Cost, count_exit, count_full
-from tgems_export.encoder import Encoder
+from tgems_export.encoders.encoder import Encoder
+from tgems_export.encoders.prompts import Templates
 from tgems_export.files import write_atomically
-from tgems_export.prompts import Templates
 from tgems_export.provenance import made_with
 from tgems_export.study import plots, statements, tables
 from tgems_export.study.figures import Study

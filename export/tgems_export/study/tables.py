@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tgems_edge.sets import COVERAGES, DEFAULT_COVERAGE, METHODS, REJECTS
+from tgems_export.encoders.towers.vit import Pool
 from tgems_export.study.figures import Study, auroc_half_width
 from tgems_export.study.measures import TOPS
 from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task, sampling_task
 from tgems_export.study.rivals import DRAWS, FORMS, RIVALS, SAMPLES
 from tgems_export.study.variations import Variation
 from tgems_export.study.wording import NONE, count, joined, large, percent, points, with_spread
-from tgems_export.towers import Pool
 
 __all__ = [
     "MANY_CLASSES",

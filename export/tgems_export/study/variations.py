@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tgems_export.head import Head
-from tgems_export.health import examine
-from tgems_export.losses import LossName
-from tgems_export.prompts import class_embeddings, teacher_targets
+from tgems_export.encoders.prompts import class_embeddings, teacher_targets
+from tgems_export.encoders.towers.vit import Pool
+from tgems_export.heads.file import Head
+from tgems_export.heads.health import examine
+from tgems_export.heads.losses import LossName
+from tgems_export.heads.training import Settings, TrainingSet, predict, train_head
 from tgems_export.splits import split
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value, measure_answers, measure_certainty
-from tgems_export.towers import Pool
-from tgems_export.training import Settings, TrainingSet, predict, train_head
 
 __all__ = ["Variation", "measure_head", "training_members"]
 

@@ -1,0 +1,140 @@
+"""Activations of an image folder, computed once and kept on disk.
+
+The encoder is frozen, so the CLS token and the mean patch token behind every block, and the full
+tower's embedding, are all that training ever needs of a picture. They are kept in chunks of a fixed
+number of pictures under a key of encoder weights, preprocessing and data; each chunk is written
+atomically, so interrupted work goes on with the next chunk and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from tgems_edge.data import ImageFolder
+from tgems_edge.errors import DataError, ImageError
+from tgems_edge.images import read_pixels
+from tgems_edge.progress import Reporter
+from tgems_export.encoders.encoder import Encoder
+from tgems_export.encoders.towers.vit import Pool
+from tgems_export.files import write_atomically
+
+__all__ = ["Features", "cache_root", "compute_features"]
+
+CACHE_VERSION = 1
+CHUNK = 256  # pictures a file: a minute of ViT-L-14 on two cores is what an interruption may cost
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Features:
+    """Cached activations of the pictures of a folder that could be read, n of them."""
+
+    chunks: tuple[Path, ...]
+    indices: NDArray[np.int64]  # (n,) which pictures of the folder
+
+    def activations(self, layer: int, pool: Pool) -> Tensor:
+        """Float (n, D) behind block `layer`, counted from 1."""
+        return torch.cat([_slice(chunk, pool, layer - 1) for chunk in self.chunks]).float()
+
+    def embeddings(self) -> Tensor:
+        """Float (n, E), the full tower's answers, of length 1."""
+        return torch.cat([_slice(chunk, "embedding") for chunk in self.chunks]).float()
+
+
+def cache_root() -> Path:
+    """`$TGEMS_CACHE_DIR`, else `$XDG_CACHE_HOME/tgems-edge`, else `~/.cache/tgems-edge`."""
+    if named := os.environ.get("TGEMS_CACHE_DIR"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tgems-edge"
+
+
+def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) -> Features:
+    """Activations of all pictures of a folder, from the cache where they are there already.
+
+    Pictures that cannot be read are named in a warning and left out.
+
+    Raises:
+        DataError: no picture of the folder can be read.
+    """
+    place = cache_root() / "features" / _key(encoder, folder)
+    total = len(folder.names)
+    chunks = tuple(place / f"{start:09d}.safetensors" for start in range(0, total, CHUNK))
+    done = min(total, CHUNK * sum(_is_complete(chunk) for chunk in chunks))
+    if done < total:
+        what = f"{encoder.id.name} on {folder.root}"
+        with reporter.task(what, total, done=done, unit="pictures") as task:
+            for number, chunk in enumerate(chunks):
+                if not _is_complete(chunk):
+                    members = range(number * CHUNK, min(total, (number + 1) * CHUNK))
+                    _compute_chunk(encoder, folder, members, chunk, reporter)
+                    task.advance(len(members))
+    indices = np.concatenate([_slice(chunk, "indices").numpy() for chunk in chunks])
+    if len(indices) == 0:
+        raise DataError(f"{folder.root}: none of its {total} pictures can be read")
+    if len(indices) < total:
+        reporter.warn(f"{total - len(indices)} of {total} pictures of {folder.root} cannot be read: left out")
+    return Features(chunks, indices)
+
+
+def _key(encoder: Encoder, folder: ImageFolder) -> str:
+    parts = [CACHE_VERSION, encoder.id.sha256, dataclasses.asdict(encoder.preprocessing), folder.sha256]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _is_complete(chunk: Path) -> bool:
+    """Chunks appear whole; one that a full disk or a crash of the machine damaged is made again."""
+    try:
+        with safe_open(chunk, "pt"):
+            return True
+    except (FileNotFoundError, SafetensorError):
+        return False
+
+
+def _compute_chunk(
+    encoder: Encoder, folder: ImageFolder, members: range, chunk: Path, reporter: Reporter
+) -> None:
+    def read(index: int) -> NDArray[np.uint8] | ImageError:
+        try:
+            return read_pixels(folder.path(index), encoder.preprocessing)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock
+        outcomes = list(zip(members, threads.map(read, members), strict=True))
+    for _, outcome in outcomes:
+        if isinstance(outcome, ImageError):
+            reporter.warn(f"left out: {outcome}")
+    readable = [(index, pixels) for index, pixels in outcomes if not isinstance(pixels, ImageError)]
+    height, width = encoder.preprocessing.size
+    pixels = np.stack([p for _, p in readable]) if readable else np.empty((0, height, width, 3), np.uint8)
+    parts = [encoder.activations(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+    none, no_embedding = (
+        torch.empty(encoder.blocks, 0, encoder.width),
+        torch.empty(0, encoder.embedding_width),
+    )
+    tensors = {
+        "embedding": torch.cat([part.embedding for part in parts] or [no_embedding]),
+        "indices": torch.tensor([index for index, _ in readable], dtype=torch.int64),
+    }
+    for pool in encoder.tower.pools:
+        tensors[pool] = torch.cat([part.pools[pool] for part in parts] or [none], dim=1).half()
+    write_atomically(chunk, save(tensors))
+
+
+def _slice(chunk: Path, name: str, block: int | None = None) -> Tensor:
+    with safe_open(chunk, "pt") as tensors:
+        view = tensors.get_slice(name)
+        return view[:] if block is None else view[block]
