@@ -1,25 +1,64 @@
-# make demo   builds a virtual environment, exports exit 5 and classifies example pictures
-# make test   builds what the tests need and runs the checkers and the tests
+# make demo          builds a virtual environment, exports exit 5 and classifies example pictures
+# make test          installs what the tests need, and runs the checkers and the tests
+# make check         the checkers and the fast tests only
+# make test-newest   the tests with the newest versions that pyproject.toml allows, in an environment of its own
+# make test-lowest   and with the lowest
+# make lock          resolves requirements/ again; UPGRADE=1 takes the newest versions
 #
-# Both need Python 3.10 or later and the network for pip, nothing else.
+# All need Python 3.10 or later and the network for pip, nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check demo-clip built-in studies packs-given clean
+.PHONY: demo test check lint test-newest test-lowest lock demo-clip built-in studies packs-given clean
 
-demo: $(VENV)/.export
-	$(BIN)/tgems-edge export --layer 5 --output build/demo.onnx --overwrite
-	$(BIN)/tgems-edge classify --model build/demo.onnx examples
+demo:
+	@set -e; started=$$(date +%s); \
+	echo "1/3  Install torch, open_clip and onnxruntime into $(VENV): 6 GB, two to three minutes the first time"; \
+	$(MAKE) --no-print-directory --silent $(VENV)/.export; \
+	echo "2/3  Export exit 5 of the built-in CLIP to build/demo.onnx: half a minute"; \
+	$(BIN)/tgems-edge export --layer 5 --output build/demo.onnx --overwrite; \
+	echo "3/3  Classify the pictures in examples/ with it"; \
+	$(BIN)/tgems-edge classify --model build/demo.onnx examples; \
+	echo "done in $$(( $$(date +%s) - started )) s: build/demo.onnx is all that a device needs"
 
-test: check
+test: lint
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev
+check: lint
+	$(BIN)/python -m pytest -m 'not slow and not large and not chroot'
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test-newest:
+	$(MAKE) .venv-newest
+	.venv-newest/bin/pip install $(QUIETLY) --upgrade --upgrade-strategy eager --editable '.[dev]'
+	.venv-newest/bin/python -m pytest
+
+test-lowest: build/uv/bin/uv
+	$(MAKE) .venv-lowest
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --only-binary :all: \
+	    --no-binary tgems-edge --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest
+
+# One resolution for all Pythons; what an image installs has hashes as well.
+UV := build/uv/bin/uv
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.10 --no-annotate \
+    --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+lock: build/uv/bin/uv
+	$(COMPILE) pyproject.toml --extra dev --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra cpu --generate-hashes --constraint requirements/dev.txt \
+	    --output-file requirements/device.txt
+	$(COMPILE) pyproject.toml --extra export --generate-hashes --constraint requirements/dev.txt \
+	    --output-file requirements/workstation.txt
+
+$(UV):
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install $(QUIETLY) uv
 
 # Trains the demo CLIP; PACKS is the folder of the training packs. Meant for an accelerator; RECIPE=cpu
 # trains a smaller tower, in 75 minutes on two cores. START=folder begins with that CLIP's weights.
@@ -78,17 +117,19 @@ packs-given:
 	$(if $(PACKS),,$(error give PACKS=folder of the training and validation packs))
 
 # A stamp per set of extras; about 6 GB with torch, two to three minutes.
-$(VENV)/.export: pyproject.toml | $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,export]'
+QUIETLY := --quiet --quiet --disable-pip-version-check
+INSTALL = $(BIN)/pip install $(QUIETLY) --constraint requirements/dev.txt --editable
+$(VENV)/.export: pyproject.toml requirements/dev.txt | $(VENV)
+	$(INSTALL) '.[export]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,export,dev]'
+$(VENV)/.dev: pyproject.toml requirements/dev.txt | $(VENV)
+	$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.export
 
-$(VENV):
+$(VENV) .venv-newest .venv-lowest:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $@
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) .venv-newest .venv-lowest build
