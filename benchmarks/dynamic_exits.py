@@ -30,7 +30,7 @@ from report import RESULTS, table, write_report
 
 from tgems_edge.progress import Reporter
 from tgems_export.exporting.dynamic.gates import DROPPED_BELOW, drop_noisy
-from tgems_export.heads.file import HeadKind
+from tgems_export.heads.base import HeadKindName as HeadKind
 from tgems_export.study.plots import make_plot
 from tgems_export.study.wording import NONE, count, joined, percent, points
 

@@ -36,15 +36,17 @@ from tgems_export.exporting.dynamic.decisions import ExitAnswers
 from tgems_export.exporting.dynamic.gates import inr
 from tgems_export.exporting.dynamic.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
 from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
-from tgems_export.exporting.graph import ExitGraph, make_readout, to_onnx
+from tgems_export.exporting.graph import ExitGraph, to_onnx
 from tgems_export.exporting.quantization.products import find_readouts
 from tgems_export.exporting.quantization.ranges import with_outputs
 from tgems_export.exporting.quantization.recipe import Recipe, Target
 from tgems_export.exporting.quantization.search import Quantiser, batches, read_calibrating
-from tgems_export.heads.file import HeadKind, head_file, load_head, load_head_card
-from tgems_export.heads.learning import Plan, train_heads
-from tgems_export.heads.ssa import SsaSettings
-from tgems_export.heads.training import Settings
+from tgems_export.heads.base import HeadKindName as HeadKind
+from tgems_export.heads.file import head_file, load_head, load_head_card
+from tgems_export.heads.learning import TrainingSettings as Plan
+from tgems_export.heads.learning import train_heads
+from tgems_export.heads.ssa_training import SsaSettings
+from tgems_export.heads.tgem_training import TGemSettings as Settings
 
 __all__ = [
     "EPOCHS",
@@ -202,7 +204,7 @@ class Heads:
     def rates(self, activations: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Rates (n, C) of every exit, of activations (n, D) of each."""
         return [
-            make_readout(part.head, self.material.text)(torch.from_numpy(activation)).numpy()
+            part.head.readout(self.material.text)(torch.from_numpy(activation)).numpy()
             for part, activation in zip(self.parts, activations, strict=True)
         ]
 

@@ -39,7 +39,7 @@ from tgems_edge.session import open_session
 from tgems_export.encoders.encoder import RANDOM, Encoder, load_encoder
 from tgems_export.exporting.graph import ExitGraph, to_onnx
 from tgems_export.full_tower import export_plain
-from tgems_export.heads.file import Head
+from tgems_export.heads.tgem import TGemHead as Head
 
 COMMAND = "python benchmarks/speed.py"
 ARCHITECTURES = ("ViT-B-32", "ViT-L-14")

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.exporting.graph import ExitGraph
-from tgems_export.heads.file import Head
+from tgems_export.heads.tgem import TGemHead
 
 __all__ = ["Cost", "count_exit", "count_full"]
 
@@ -48,7 +48,7 @@ def count_exit(encoder: Encoder, layer: int, k: int, text: Tensor) -> Cost:
         k: K, the width of the Jumper's output.
         text: (C, E) embeddings of the classes.
     """
-    head = Head(encoder.width, encoder.embedding_width, k).eval()
+    head = TGemHead(encoder.width, encoder.embedding_width, k).eval()
     graph = ExitGraph(encoder, layer, encoder.tower.pools[0], head, text)
     pixels = torch.zeros(1, *encoder.preprocessing.size, 3, dtype=torch.uint8)
     kept = _kept(encoder.tower.module, layer) + sum(p.numel() for p in head.parameters())

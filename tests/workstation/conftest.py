@@ -18,9 +18,9 @@ from tgems_export.encoders.encoder import load_encoder
 from tgems_export.encoders.loading import DEMO_FOLDER
 from tgems_export.encoders.prompts import load_templates
 from tgems_export.exporting.graph import ExitGraph, to_onnx
-from tgems_export.heads.file import Head
-from tgems_export.heads.learning import Plan, train_heads
-from tgems_export.heads.training import Settings
+from tgems_export.heads.learning import TrainingSettings, train_heads
+from tgems_export.heads.tgem import TGemHead
+from tgems_export.heads.tgem_training import TGemSettings
 from tgems_export.pictures import SHAPES, draw
 
 FIGURES = {"red_circle": "ellipse", "green_square": "rectangle", "blue_cross": "line"}
@@ -72,7 +72,7 @@ def random_head():
     def random_head(encoder, k=16):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(k)
-            head = Head(encoder.width, encoder.embedding_width, k)
+            head = TGemHead(encoder.width, encoder.embedding_width, k)
             head.jumper.norm.running_mean.normal_()
             head.jumper.norm.running_var.uniform_(0.5, 2)
         return head.eval().requires_grad_(False)
@@ -168,7 +168,7 @@ def many_figures(tmp_path_factory):
 def heads(tmp_path_factory, encoder, figures):
     """A folder with heads for the layers 1 and 2, trained on the figures."""
     folder = read_labelled(figures)
-    plan = Plan((1, 2), folder.classes, load_templates(), settings=Settings(k=16, epochs=30))
+    plan = TrainingSettings((1, 2), folder.classes, load_templates(), head=TGemSettings(k=16, epochs=30))
     out = tmp_path_factory.mktemp("heads")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TGEMS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))

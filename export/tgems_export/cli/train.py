@@ -75,14 +75,16 @@ def train(
     from tgems_export.encoders.devices import choose_device
     from tgems_export.encoders.encoder import load_encoder
     from tgems_export.encoders.prompts import load_templates, read_class_file
-    from tgems_export.heads.learning import Plan, train_heads
-    from tgems_export.heads.ssa import SsaSettings
-    from tgems_export.heads.training import Settings
+    from tgems_export.heads.learning import TrainingSettings, train_heads
+    from tgems_export.heads.registry import KINDS
 
-    of_tgem: dict[str, Any] = {"k": k, "epochs": epochs, "loss": loss}
-    of_tgem = {name: value for name, value in of_tgem.items() if value is not None}
-    if head_kind == "ssa" and of_tgem:
-        raise InputError(f"--{next(iter(of_tgem))}: of a T-GEM only; leave it out with --head-kind ssa")
+    kind = KINDS[head_kind]
+    options: dict[str, Any] = {"k": k, "epochs": epochs, "loss": loss}
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in options:
+        if name not in kind.settings.options:
+            owner = next(other.title for other in KINDS.values() if name in other.settings.options)
+            raise InputError(f"--{name}: of a {owner} only; leave it out with{kind.option}")
     reporter = Reporter(quiet=quiet)
     names = read_class_file(classes) if classes else None
     if labels == "teacher":
@@ -92,16 +94,15 @@ def train(
     else:
         folder = read_labelled(data, names)
         names = folder.classes
-    plan = Plan(
+    settings = TrainingSettings(
         layers=tuple(dict.fromkeys(layer or [5])),
         classes=names,
         templates=load_templates(templates),
         labels=labels,
         pool=pool,
-        settings=SsaSettings(seed=seed) if head_kind == "ssa" else Settings(seed=seed, **of_tgem),
+        head=kind.make_settings(seed=seed, **options),
     )
     clip = load_encoder(encoder, pretrained, device=choose_device(device))
-    for path in train_heads(clip, folder, plan, out, reporter, overwrite=overwrite):
+    for path in train_heads(clip, folder, settings, out, reporter, overwrite=overwrite):
         typer.echo(path)
-    kind = " --head-kind ssa" if head_kind == "ssa" else ""
-    reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]}{kind} --head {out}")
+    reporter.say(f"next: tgems-edge export --layer {settings.layers[-1]}{kind.option} --head {out}")

@@ -45,7 +45,8 @@ from tgems_export.exporting.quantization.products import find_readouts
 from tgems_export.exporting.quantization.ranges import with_outputs
 from tgems_export.exporting.quantization.recipe import Recipe, Target, quantise
 from tgems_export.exporting.quantization.search import Limits, Quantiser, batches, read_calibrating
-from tgems_export.heads.file import ExitHead, HeadCard
+from tgems_export.heads.base import ExitHead
+from tgems_export.heads.file import HeadCard
 from tgems_export.pictures import draw_many
 
 __all__ = ["Draft", "Dynamics", "Exit", "Form", "Precision", "draft"]

@@ -40,7 +40,9 @@ from tgems_export.exporting.graph import IR_VERSION, set_temperature
 from tgems_export.exporting.picture_sets import Given, read_given
 from tgems_export.exporting.resizing import compare_resizing, with_resizing
 from tgems_export.files import write_atomically
-from tgems_export.heads.file import HeadKind, head_file, load_head, load_head_card, load_trained_pictures
+from tgems_export.heads.base import HeadKindName
+from tgems_export.heads.file import head_file, load_head, load_head_card, load_trained_pictures
+from tgems_export.heads.registry import DEFAULT_KIND, KINDS
 from tgems_export.pictures import draw_many
 from tgems_export.provenance import versions
 
@@ -66,7 +68,7 @@ def load_exits(
     encoder: str | None,
     pretrained: str | None,
     classes: Sequence[str] | None,
-    head_kind: HeadKind = "tgem",
+    head_kind: HeadKindName = "tgem",
 ) -> list[Exit]:
     """Loads the heads of one or several exits, and the encoder they belong to.
 
@@ -89,8 +91,8 @@ def load_exits(
     if head is None and encoder not in (None, DEMO):
         raise HeadError(f"--encoder {encoder}: give --head; `tgems-edge train --encoder {encoder}` makes one")
     folder = NAMED_HEADS.get(head, head) if head else DEMO_HEADS
-    if head_kind == "ssa" and folder in NAMED_HEADS.values():
-        raise HeadError("--head-kind ssa: give --head; `tgems-edge train --head-kind ssa` makes one")
+    if (kind := KINDS[head_kind]).name != DEFAULT_KIND and folder in NAMED_HEADS.values():
+        raise HeadError(f"{kind.option.strip()}: give --head; `tgems-edge train{kind.option}` makes one")
     if encoder is None:
         found = load_head_card(_any_head(folder, head_kind) if folder.is_dir() else folder)
         encoder, pretrained = found.encoder.name, pretrained or found.encoder.pretrained
@@ -231,13 +233,11 @@ def _posteriors(last: Exit, drafted: Draft, calibrated: Answers) -> dict[int, Po
     return {last.card.layer: Posterior(last.card.k, temperature)}
 
 
-def _any_head(folder: Path, kind: HeadKind) -> Path:
+def _any_head(folder: Path, kind: HeadKindName) -> Path:
     heads = sorted(folder.glob(head_file(folder, 0, kind).name.replace("00", "*")))
     if not heads:
-        option = " --head-kind ssa" if kind == "ssa" else ""
-        raise HeadError(
-            f"{folder}: no head files here; make some with `tgems-edge train{option} --out {folder}`"
-        )
+        command = f"tgems-edge train{KINDS[kind].option} --out {folder}"
+        raise HeadError(f"{folder}: no head files here; make some with `{command}`")
     return heads[0]
 
 

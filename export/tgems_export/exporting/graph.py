@@ -12,7 +12,6 @@ B pictures, D width, E width of the joint embedding, C classes, K the width in w
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -24,19 +23,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from tgems_edge.errors import InputError
-from tgems_edge.rates import rate_tables
 from tgems_edge.session import INPUT, OUTPUTS
 from tgems_export.encoders.encoder import Encoder
-from tgems_export.encoders.towers.blocks import Embedding, ExitBlock, Gelu, ResidualBlock, make_linear
+from tgems_export.encoders.towers.blocks import Embedding, ExitBlock, ResidualBlock
 from tgems_export.encoders.towers.vit import Pool
-from tgems_export.heads.file import ExitHead, Head, SsaHead
+from tgems_export.heads.base import ExitHead
 
 __all__ = [
     "ExitGraph",
     "Precision",
-    "SsaReadout",
-    "TGemReadout",
-    "make_readout",
     "set_constant",
     "set_temperature",
     "to_onnx",
@@ -50,47 +45,6 @@ POSTERIOR_SCALE = "posterior_scale"  # -K / T, with T = 1 until it is calibrated
 
 Precision = Literal["fp32", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
-
-
-class TGemReadout(nn.Module):
-    """A Jumper and the tables of its classes, from activations (B, D) to class-rates (B, C)."""
-
-    def __init__(self, head: Head, text: Tensor):
-        """For classes with text embeddings (C, E)."""
-        super().__init__()
-        a, b, c = rate_tables(*(moment.double() for moment in head.tgem(text)), log2=torch.log2)
-        self.jumper = make_linear(*head.jumper.folded())
-        self.tables = make_linear(torch.cat([a, b], 1).float(), c.float())
-
-    def forward(self, activation: Tensor) -> Tensor:
-        """[z*z, z] @ [a, b]^T + c."""
-        z = self.jumper(activation)
-        return self.tables(torch.cat([z * z, z], 1))
-
-
-class SsaReadout(nn.Module):
-    """The MLP of an SSA head and the directions of its classes, from activations (B, D) to rates (B, C)."""
-
-    def __init__(self, head: SsaHead, text: Tensor):
-        """For classes with text embeddings (C, E)."""
-        super().__init__()
-        hidden, out = (make_linear(m.weight.clone(), m.bias.clone()) for m in (head.hidden, head.out))
-        self.embed = nn.Sequential(copy.deepcopy(head.norm), hidden, Gelu(), out)
-        self.tables = make_linear(-nn.functional.normalize(text, dim=1), None)
-
-    def forward(self, activation: Tensor) -> Tensor:
-        """Minus the cosines."""
-        embedding = self.embed(activation)
-        return self.tables(embedding / embedding.norm(dim=1, keepdim=True))
-
-
-def make_readout(head: ExitHead, text: Tensor) -> nn.Module:
-    """What a head of either kind says of the classes of text embeddings (C, E), as the graph has it."""
-    if isinstance(head, SsaHead):
-        return SsaReadout(head, text)
-    if isinstance(head, Head):
-        return TGemReadout(head, text)
-    raise TypeError(f"no readout for a {type(head).__name__}")
 
 
 class ExitGraph(nn.Module):
@@ -112,7 +66,7 @@ class ExitGraph(nn.Module):
         self.embedding = Embedding(tower.stem(), encoder.preprocessing)
         self.blocks = nn.Sequential(*(ResidualBlock(tower.block(i)) for i in range(layer - 1))).to(self.dtype)
         self.last = ExitBlock(tower.block(layer - 1), pool, tower.prefix).to(self.dtype)
-        self.readout = make_readout(head, text)
+        self.readout = head.readout(text)
         # A tensor, so that it has a name in the file: the temperature is fitted on what the file says.
         self.register_buffer(POSTERIOR_SCALE, torch.tensor(-float(head.k)))
         self.layer = layer

@@ -24,7 +24,7 @@ from tgems_edge.verification import relative_difference
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.vit import Pool
 from tgems_export.exporting.graph import Precision
-from tgems_export.heads.file import ExitHead
+from tgems_export.heads.base import ExitHead
 
 __all__ = ["TOLERANCE", "check_rates", "compare"]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tgems_export.heads.file import SIGMA_FLOOR
+from tgems_export.heads.tgem import SIGMA_FLOOR
 
 __all__ = ["Health", "effective_rank", "examine", "guessing"]
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,31 +26,22 @@ from tgems_export.encoders.prompts import (
     teacher_targets,
 )
 from tgems_export.encoders.towers.vit import Pool
-from tgems_export.heads.file import (
-    Head,
-    HeadCard,
-    HeadKind,
-    SsaHead,
-    head_file,
-    load_head_card,
-    save_head,
-    save_trained_pictures,
-)
-from tgems_export.heads.health import examine, guessing
-from tgems_export.heads.ssa import SsaSettings, Teacher, train_ssa_head
-from tgems_export.heads.training import Settings, TrainingSet, predict, train_head, validate
+from tgems_export.heads.file import HeadCard, head_file, load_head_card, save_head, save_trained_pictures
+from tgems_export.heads.registry import DEFAULT_KIND, HeadKind, kind_of
+from tgems_export.heads.tgem_training import TGemSettings
+from tgems_export.heads.training import HeadSettings, OnEpoch, Teacher, TrainingSet, validate
 from tgems_export.provenance import versions
 from tgems_export.splits import split
 
-__all__ = ["Plan", "train_heads"]
+__all__ = ["TrainingSettings", "train_heads"]
 
 VALIDATION_SHARE = 0.1
+POOL_TITLES: dict[Pool, str] = {"cls": "the class token", "mean": "the mean of the patch tokens"}
 EPOCHS_BETWEEN_NOTES = 5
-POOL_TRIAL = 8  # share of the epochs after which the better pool shows
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingSettings:
     """What is to be trained on a folder."""
 
     layers: tuple[int, ...]
@@ -58,12 +49,12 @@ class Plan:
     templates: Templates
     labels: Literal["folders", "teacher"] = "folders"
     pool: Literal["auto", "cls", "mean"] = "auto"
-    settings: Settings | SsaSettings = field(default_factory=Settings)
+    head: HeadSettings = field(default_factory=TGemSettings)
 
     @property
     def kind(self) -> HeadKind:
-        """Which heads its settings are for."""
-        return "ssa" if isinstance(self.settings, SsaSettings) else "tgem"
+        """Which heads these are for."""
+        return kind_of(self.head)
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ class _Material:
     """What all layers share: n readable pictures, split, and the texts of the classes."""
 
     features: Features
-    pools: tuple[Pool, ...]  # that the encoder has
+    pools: tuple[Pool, ...]  # that the tower has and the head may read
     targets: Tensor  # (n, C)
     train: Tensor  # indices into n
     validation: Tensor  # indices into n
@@ -84,18 +75,18 @@ class _Material:
 def train_heads(
     encoder: Encoder,
     folder: ImageFolder,
-    plan: Plan,
+    settings: TrainingSettings,
     out: Path,
     reporter: Reporter,
     *,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Trains a head for every layer of the plan; heads that are there already are kept.
+    """Trains a head for every layer that is asked for; heads that are there already are kept.
 
     Args:
         encoder: frozen.
-        folder: labelled, or not with `plan.labels == "teacher"`.
-        plan: see `Plan`.
+        folder: labelled, or not with `settings.labels == "teacher"`.
+        settings: see `TrainingSettings`.
         out: the folder of the head files.
         reporter: where progress, figures and warnings go.
         overwrite: replace head files that were trained otherwise.
@@ -106,12 +97,12 @@ def train_heads(
         InputError: a pool that heads of this kind do not read.
         HeadError: a head file that was trained otherwise is in the way.
     """
-    check_class_names(plan.classes, str(folder.root))
-    plan = _settle(encoder, plan)
+    check_class_names(settings.classes, str(folder.root))
+    settings = _settle(settings)
     if out.exists() and not out.is_dir():
         raise HeadError(f"{out}: a file, not a folder; give another --out")
-    cards = [_card_before_training(encoder, folder, plan, layer) for layer in plan.layers]
-    files = [head_file(out, layer, plan.kind) for layer in plan.layers]
+    cards = [_card_before_training(encoder, folder, settings, layer) for layer in settings.layers]
+    files = [head_file(out, layer, settings.kind.name) for layer in settings.layers]
     pending = []
     for path, card in zip(files, cards, strict=True):
         if _is_trained(path, card, overwrite):
@@ -120,53 +111,53 @@ def train_heads(
             pending.append((path, card))
     save_trained_pictures(out, folder)
     if pending:
-        material = _prepare(encoder, folder, plan, reporter)
+        material = _prepare(encoder, folder, settings, reporter)
         for path, card in pending:
-            _train_layer(material, card, plan, path, reporter)
+            _train_layer(material, card, settings, path, reporter)
     return files
 
 
-def _settle(encoder: Encoder, plan: Plan) -> Plan:
-    """The plan, if it fits the encoder; the pool of an SSA head is no choice."""
-    settings = plan.settings
-    if isinstance(settings, SsaSettings):
-        if plan.pool == "cls":
-            raise InputError("--pool cls: an SSA head reads the mean of the patch tokens; give --pool mean")
-        return dataclasses.replace(plan, pool="mean")
-    if settings.k > encoder.width:
-        raise DataError(f"--k {settings.k}: at most {encoder.width}, the width of {encoder.id.name}")
-    return plan
+def _settle(settings: TrainingSettings) -> TrainingSettings:
+    """The settings, with the pool of a head that has no choice."""
+    readable = settings.head.pools(get_args(Pool))
+    if settings.pool != "auto" and settings.pool not in readable:
+        what = " or ".join(POOL_TITLES[pool] for pool in readable)
+        raise InputError(
+            f"--pool {settings.pool}: an {settings.kind.title} head reads {what}; "
+            f"give --pool {' or '.join(readable)}"
+        )
+    return dataclasses.replace(settings, pool=readable[0]) if len(readable) == 1 else settings
 
 
-def _card_before_training(encoder: Encoder, folder: ImageFolder, plan: Plan, layer: int) -> HeadCard:
+def _card_before_training(
+    encoder: Encoder, folder: ImageFolder, settings: TrainingSettings, layer: int
+) -> HeadCard:
     """Everything about a head that is known before it is trained; the rest is left empty."""
     encoder.check_layer(layer)
-    if plan.pool != "auto":
-        encoder.check_pool(plan.pool)
-    settings = plan.settings
-    stated = dataclasses.asdict(settings) | {"labels": plan.labels, "pool": plan.pool}
+    if settings.pool != "auto":
+        encoder.check_pool(settings.pool)
     return HeadCard(
         encoder=encoder.id,
         preprocessing=encoder.preprocessing,
         layer=layer,
         pool="cls",
-        k=encoder.embedding_width if isinstance(settings, SsaSettings) else settings.k,
-        classes=plan.classes,
-        templates=plan.templates.train,
-        templates_held_out=plan.templates.held_out,
-        settings={name: str(value) for name, value in stated.items()},
+        k=settings.head.compared_in(encoder.width, encoder.embedding_width, encoder.id.name),
+        classes=settings.classes,
+        templates=settings.templates.train,
+        templates_held_out=settings.templates.held_out,
+        settings=settings.head.stated() | {"labels": settings.labels, "pool": settings.pool},
         data_sha256=folder.sha256,
         pictures=0,
         accuracy=0.0,
         accuracy_held_out_templates=None,
         warnings=(),
         versions=versions("torch", "open_clip_torch"),
-        kind="ssa" if plan.kind == "ssa" else None,
+        kind=None if settings.kind.name == DEFAULT_KIND else settings.kind.name,
     )
 
 
 def _is_trained(path: Path, expected: HeadCard, overwrite: bool) -> bool:
-    """Whether a head file is there that this plan would produce again."""
+    """Whether a head file is there that these settings would produce again."""
     if not path.exists():
         return False
     try:
@@ -182,28 +173,32 @@ def _is_trained(path: Path, expected: HeadCard, overwrite: bool) -> bool:
     return same
 
 
-def _prepare(encoder: Encoder, folder: ImageFolder, plan: Plan, reporter: Reporter) -> _Material:
-    prompts = encode_prompts(encoder, plan.classes, plan.templates.train)
-    held_out = plan.templates.held_out
+def _prepare(
+    encoder: Encoder, folder: ImageFolder, settings: TrainingSettings, reporter: Reporter
+) -> _Material:
+    prompts = encode_prompts(encoder, settings.classes, settings.templates.train)
+    held_out = settings.templates.held_out
     text = class_embeddings(prompts)
-    held_out_text = class_embeddings(encode_prompts(encoder, plan.classes, held_out)) if held_out else None
+    held_out_text = (
+        class_embeddings(encode_prompts(encoder, settings.classes, held_out)) if held_out else None
+    )
     features = compute_features(encoder, folder, reporter)
-    if plan.labels == "teacher":
+    if settings.labels == "teacher":
         targets = teacher_targets(features.embeddings(), text, encoder.text.logit_scale)
     else:
         labels = torch.from_numpy(folder.labels[features.indices])
-        for label, name in enumerate(plan.classes):
+        for label, name in enumerate(settings.classes):
             if not (labels == label).any():
                 raise DataError(f"{folder.root}: no picture of class {name!r} can be read; add some")
-        targets = torch.nn.functional.one_hot(labels, len(plan.classes)).float()
-    train, validation = split(targets.argmax(1).numpy(), VALIDATION_SHARE, plan.settings.seed)
+        targets = torch.nn.functional.one_hot(labels, len(settings.classes)).float()
+    train, validation = split(targets.argmax(1).numpy(), VALIDATION_SHARE, settings.head.seed)
     if len(train) < 2 or len(validation) < 1:
         raise DataError(
             f"{folder.root}: {len(targets)} readable pictures; training and validating needs more"
         )
     return _Material(
         features=features,
-        pools=encoder.tower.pools,
+        pools=settings.head.pools(encoder.tower.pools),
         targets=targets,
         train=torch.from_numpy(train),
         validation=torch.from_numpy(validation),
@@ -214,57 +209,44 @@ def _prepare(encoder: Encoder, folder: ImageFolder, plan: Plan, reporter: Report
     )
 
 
-def _train_layer(material: _Material, card: HeadCard, plan: Plan, path: Path, reporter: Reporter) -> None:
-    if isinstance(plan.settings, SsaSettings):
-        card = _train_ssa(material, card, plan.settings, path, reporter)
-    else:
-        card = _train_tgem(material, card, plan, plan.settings, path, reporter)
-    _report(card, path, plan, reporter)
-
-
-def _train_tgem(
-    material: _Material, card: HeadCard, plan: Plan, settings: Settings, path: Path, reporter: Reporter
-) -> HeadCard:
-    pool = _choose_pool(material, card.layer, settings, reporter) if plan.pool == "auto" else plan.pool
+def _train_layer(
+    material: _Material, card: HeadCard, settings: TrainingSettings, path: Path, reporter: Reporter
+) -> None:
+    head_settings = settings.head
+    teacher = Teacher(material.features.embeddings()[material.train], material.logit_scale)
+    pool = settings.pool
+    if pool == "auto":
+        pool = _choose_pool(material, card.layer, head_settings, teacher, reporter)
     card = dataclasses.replace(card, pool=pool)
     data = _training_set(material, card.layer, pool)
     checkpoint = _checkpoint(card)
-    with reporter.task(f"layer {card.layer}, {pool}", settings.epochs, unit="epochs") as task:
-        note = _noter(task, settings.epochs)
-        head = train_head(data, settings, layer=card.layer, checkpoint=checkpoint, on_epoch=note)
-    card = _card_of_tgem(card, head, data, material.held_out_text)
+    epochs = head_settings.epochs_for(len(data.activations))
+    with reporter.task(f"layer {card.layer}, {pool}", epochs, unit="epochs") as task:
+        note = _noter(task, epochs)
+        head = head_settings.train(data, teacher, layer=card.layer, checkpoint=checkpoint, on_epoch=note)
+    figures = head_settings.examine(head, data, material.held_out_text, card.classes)
+    card = dataclasses.replace(
+        card, **{field.name: getattr(figures, field.name) for field in dataclasses.fields(figures)}
+    )
     save_head(path, head, card)
     checkpoint.unlink(missing_ok=True)
-    return card
+    _report(card, path, settings, reporter)
 
 
-def _train_ssa(
-    material: _Material, card: HeadCard, settings: SsaSettings, path: Path, reporter: Reporter
-) -> HeadCard:
-    card = dataclasses.replace(card, pool="mean")
-    data = _training_set(material, card.layer, card.pool)
-    teacher = Teacher(material.features.embeddings()[material.train], material.logit_scale)
-    epochs = settings.passes(len(data.activations))
-    with reporter.task(f"layer {card.layer}, SSA", epochs, unit="epochs") as task:
-        note = _noter(task, epochs)
-        head = train_ssa_head(data, teacher, settings, layer=card.layer, on_epoch=note)
-    card = _card_of_ssa(card, head, data, settings, material.held_out_text)
-    save_head(path, head, card)
-    return card
-
-
-def _choose_pool(material: _Material, layer: int, settings: Settings, reporter: Reporter) -> Pool:
-    """The pool that does better on held-out pictures after an eighth of the training."""
+def _choose_pool(
+    material: _Material, layer: int, settings: HeadSettings, teacher: Teacher, reporter: Reporter
+) -> Pool:
+    """The pool that does better on held-out pictures after a short training."""
     if len(material.pools) == 1:
         return material.pools[0]
-    settings = dataclasses.replace(settings, epochs=max(1, settings.epochs // POOL_TRIAL))
+    trial = settings.trial()
     accuracy: dict[Pool, float] = {}
     for pool in material.pools:
         data = _training_set(material, layer, pool)
-        head = train_head(data, settings, layer=layer)
-        accuracy[pool] = validate(head, data)
-    trial = ", ".join(f"{pool} {value:.1%}" for pool, value in accuracy.items())
-    reporter.say(f"layer {layer}: after {settings.epochs} epochs {trial} on held-out pictures")
+        accuracy[pool] = validate(trial.train(data, teacher, layer=layer), data)
+    epochs = trial.epochs_for(len(material.train))
+    found = ", ".join(f"{pool} {value:.1%}" for pool, value in accuracy.items())
+    reporter.say(f"layer {layer}: after {epochs} epochs {found} on held-out pictures")
     return max(material.pools, key=lambda pool: accuracy[pool])
 
 
@@ -285,7 +267,7 @@ def _checkpoint(card: HeadCard) -> Path:
     return cache_root() / "training" / f"{key}.pt"
 
 
-def _noter(task: Task, epochs: int) -> Callable[[int, Callable[[], float]], None]:
+def _noter(task: Task, epochs: int) -> OnEpoch:
     """Counts epochs, and shows the accuracy on held-out pictures now and then."""
     seen = 0
 
@@ -298,47 +280,8 @@ def _noter(task: Task, epochs: int) -> Callable[[int, Callable[[], float]], None
     return note
 
 
-def _card_of_tgem(card: HeadCard, head: Head, data: TrainingSet, held_out_text: Tensor | None) -> HeadCard:
-    activations = data.validation_activations
-    held_out = None if held_out_text is None else predict(head, activations, held_out_text)
-    health = examine(
-        head.jumper(activations),
-        data.validation_labels,
-        head.tgem(data.text),
-        predict(head, activations, data.text),
-        held_out,
-        card.classes,
-    )
-    return dataclasses.replace(
-        card,
-        pictures=len(data.activations),
-        accuracy=health.accuracy,
-        accuracy_held_out_templates=health.accuracy_held_out_templates,
-        warnings=health.warnings(),
-    )
-
-
-def _card_of_ssa(
-    card: HeadCard, head: SsaHead, data: TrainingSet, settings: SsaSettings, held_out_text: Tensor | None
-) -> HeadCard:
-    accuracy = validate(head, data)
-    held_out = None if held_out_text is None else dataclasses.replace(data, text=held_out_text)
-    watching = len(data.validation_labels)
-    guessed = (
-        f"accuracy {accuracy:.0%} on {watching} held-out pictures cannot be told from guessing; check the "
-        "labels, give more pictures, or use a later layer"
-    )
-    return dataclasses.replace(
-        card,
-        pictures=settings.pictures(len(data.activations)),
-        accuracy=accuracy,
-        accuracy_held_out_templates=None if held_out is None else validate(head, held_out),
-        warnings=(guessed,) if accuracy <= guessing(data.validation_labels) else (),
-    )
-
-
-def _report(card: HeadCard, path: Path, plan: Plan, reporter: Reporter) -> None:
-    against = "agreement with the full CLIP" if plan.labels == "teacher" else "accuracy"
+def _report(card: HeadCard, path: Path, settings: TrainingSettings, reporter: Reporter) -> None:
+    against = "agreement with the full CLIP" if settings.labels == "teacher" else "accuracy"
     held_out = card.accuracy_held_out_templates
     unseen = "" if held_out is None else f", {held_out:.1%} with templates never trained on"
     reporter.say(f"{path}: {against} {card.accuracy:.1%} on held-out pictures{unseen}")

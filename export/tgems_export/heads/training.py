@@ -1,59 +1,47 @@
-"""Trains one head: a Jumper and a T-GEM together, on cached activations.
-
-Every epoch draws its shuffle and its prompts from a generator seeded with (seed, layer, epoch), so
-the state between two epochs is weights, statistics and optimiser, and nothing else. That state is
-saved as training goes; killed at any point and started again, it ends in the same bytes.
-
-The work is small matrices, so it stays on one thread of the CPU: a second thread gains nothing (measured)
-and would make the bytes depend on the number of cores. An accelerator only helps the encoder.
-"""
+"""What the training of every kind of head has in common."""
 
 from __future__ import annotations
 
-import io
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tgems_export.files import write_atomically
-from tgems_export.heads.file import ExitHead, Head
-from tgems_export.heads.losses import Loss, LossName
+from tgems_export.encoders.towers.vit import Pool
+from tgems_export.heads.base import ExitHead
 
 __all__ = [
-    "Settings",
+    "Figures",
+    "HeadSettings",
+    "OnEpoch",
+    "Teacher",
     "TrainingSet",
     "make_seed",
     "one_thread",
     "predict",
-    "train_head",
     "validate",
 ]
 
+# Called after an epoch with its number and a function that measures accuracy.
+OnEpoch = Callable[[int, Callable[[], float]], None]
+
 
 @dataclass(frozen=True)
-class Settings:
-    """How a head is trained; the reason stands beside each value."""
+class Teacher:
+    """The full CLIP, as far as a head learns from it."""
 
-    k: int = 128  # the paper: enough, and 4 % of one block of ViT-B/32
-    epochs: int = 120  # the paper
-    loss: LossName = "tgems"
-    seed: int = 0
-    batch: int = 2048  # at most; a third of the time of 512 at the same accuracy
-    least_batch: int = 32  # enough for the Jumper's statistics
-    steps_per_epoch: int = 16  # at least, so that small folders are not starved of steps
-    learning_rate: float = 4e-3
-    spread_learning_rate: float = 4e-4  # sigma follows mu, or it grows to explain what mu has not learnt yet
-    epochs_between_checkpoints: int = 10
+    embeddings: Tensor  # (n, E) of the pictures to train on
+    logit_scale: float  # s
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a head is trained on and watched with; n pictures to train, m to validate."""
+    """What a head is trained on and validated with; n pictures to train, m to validate."""
 
     activations: Tensor  # (n, D)
     targets: Tensor  # (n, C) distributions over the classes
@@ -63,40 +51,83 @@ class TrainingSet:
     text: Tensor  # (C, E) the embeddings that tables are made from
 
 
-def train_head(
-    data: TrainingSet,
-    settings: Settings,
-    *,
-    layer: int,
-    checkpoint: Path | None = None,
-    on_epoch: Callable[[int, Callable[[], float]], None] = lambda epoch, accuracy: None,
-    make: Callable[[int, int, int], Head] = Head,
-) -> Head:
-    """Trains Jumper and T-GEM together with Adam and a cosine schedule.
+@dataclass(frozen=True)
+class Figures:
+    """What is known of a head once it is trained, for its card."""
 
-    Args:
-        data: see `TrainingSet`.
-        settings: see `Settings`.
-        layer: of the activations; part of the seed.
-        checkpoint: where the state is kept between epochs; an existing one is continued.
-        on_epoch: called after each epoch with its number and a function that measures accuracy.
-        make: of D, E and K, the head to train.
-    """
-    generator = torch.Generator()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(make_seed(settings.seed, layer, 0))
-        head = make(data.activations.shape[1], data.prompts.shape[2], settings.k)
-    loss = Loss(settings.loss, settings.k)
-    optimiser = _optimiser(head, loss, settings)
-    first = _resume(checkpoint, head, loss, optimiser)
-    with one_thread():
-        for epoch in range(first, settings.epochs + 1):
-            generator.manual_seed(make_seed(settings.seed, layer, epoch))
-            _train_epoch(epoch, head, loss, optimiser, data, settings, generator)
-            if checkpoint and (epoch % settings.epochs_between_checkpoints == 0 or epoch == settings.epochs):
-                _save(checkpoint, epoch, head, loss, optimiser)
-            on_epoch(epoch, lambda: validate(head, data))
-    return head.eval().requires_grad_(False)
+    pictures: int  # trained on
+    accuracy: float  # top-1 on held-out pictures
+    accuracy_held_out_templates: float | None
+    warnings: tuple[str, ...]
+
+
+class HeadSettings(ABC):
+    """How a head of one kind is trained; a frozen dataclass whose fields are recorded in the head file."""
+
+    options: ClassVar[frozenset[str]]  # fields that `train` lets a person choose
+    seed: int
+
+    def stated(self) -> dict[str, str]:
+        """All fields, for the record."""
+        return {name: str(value) for name, value in vars(self).items()}
+
+    @abstractmethod
+    def compared_in(self, width: int, embedding_width: int, whose: str) -> int:
+        """K, the width in which the head compares, of D = `width` and E = `embedding_width`.
+
+        Args:
+            width: D, of the activation.
+            embedding_width: E.
+            whose: widths these are, for the message.
+
+        Raises:
+            DataError: K and D do not go together.
+        """
+
+    @abstractmethod
+    def pools(self, available: tuple[Pool, ...]) -> tuple[Pool, ...]:
+        """Those of a tower's pools that the head may read."""
+
+    @abstractmethod
+    def epochs_for(self, pictures: int) -> int:
+        """Epochs, all told, with so many pictures to train on."""
+
+    @abstractmethod
+    def trial(self) -> HeadSettings:
+        """A short training that tells which pool is better."""
+
+    @abstractmethod
+    def train(
+        self,
+        data: TrainingSet,
+        teacher: Teacher,
+        *,
+        layer: int,
+        checkpoint: Path | None = None,
+        on_epoch: OnEpoch = lambda epoch, accuracy: None,
+    ) -> ExitHead:
+        """Trains a head.
+
+        Args:
+            data: see `TrainingSet`.
+            teacher: see `Teacher`.
+            layer: of the activations; part of the seed.
+            checkpoint: where the state may be kept between epochs; an existing one is continued.
+            on_epoch: called after each epoch.
+        """
+
+    @abstractmethod
+    def examine(
+        self, head: ExitHead, data: TrainingSet, held_out_text: Tensor | None, classes: tuple[str, ...]
+    ) -> Figures:
+        """Measures a head that `train` made.
+
+        Args:
+            head: the head.
+            data: what it was trained on.
+            held_out_text: (C, E) of templates never trained on, if there are any.
+            classes: the C names.
+        """
 
 
 @torch.no_grad()
@@ -112,6 +143,11 @@ def validate(head: ExitHead, data: TrainingSet) -> float:
     return float(correct.float().mean())
 
 
+def make_seed(seed: int, layer: int, epoch: int) -> int:
+    """A seed of its own for every epoch of every layer."""
+    return (seed * 1000 + layer) * 100_000 + epoch
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Torch on one thread, and then on as many as before."""
@@ -121,72 +157,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _train_epoch(
-    epoch: int,
-    head: Head,
-    loss: Loss,
-    optimiser: torch.optim.Optimizer,
-    data: TrainingSet,
-    settings: Settings,
-    generator: torch.Generator,
-) -> None:
-    """One pass in random order; every step says each class in a template drawn for it."""
-    head.train()
-    pictures, (classes, templates, _) = len(data.activations), data.prompts.shape
-    batch = max(settings.least_batch, min(settings.batch, pictures // settings.steps_per_epoch))
-    batches = torch.randperm(pictures, generator=generator).split(batch)
-    if len(batches) > 1 and len(batches[-1]) < batch:
-        batches = batches[:-1]  # a small rest would upset the Jumper's statistics; the shuffle changes it
-    drawn = torch.randint(templates, (len(batches), classes), generator=generator)
-    every_class = torch.arange(classes)
-    for step, members in enumerate(batches):
-        _set_learning_rate(optimiser, settings, (epoch - 1 + step / len(batches)) / settings.epochs)
-        z = head.jumper(data.activations[members])
-        mu, variance = head.tgem(data.prompts[every_class, drawn[step]])
-        optimiser.zero_grad()
-        loss(z, mu, variance, data.targets[members]).backward()
-        optimiser.step()
-
-
-def _optimiser(head: Head, loss: Loss, settings: Settings) -> torch.optim.Optimizer:
-    spread = list(head.tgem.spread.parameters())
-    rest = [p for p in [*head.parameters(), *loss.parameters()] if all(p is not s for s in spread)]
-    groups = [
-        {"params": rest, "peak": settings.learning_rate},
-        {"params": spread, "peak": settings.spread_learning_rate},
-    ]
-    return torch.optim.Adam(groups, fused=True)
-
-
-def _set_learning_rate(optimiser: torch.optim.Optimizer, settings: Settings, progress: float) -> None:
-    """Half a cosine from each group's peak to zero."""
-    for group in optimiser.param_groups:
-        group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def make_seed(seed: int, layer: int, epoch: int) -> int:
-    """A seed of its own for every epoch of every layer."""
-    return (seed * 1000 + layer) * 100_000 + epoch
-
-
-def _save(path: Path, epoch: int, head: Head, loss: Loss, optimiser: torch.optim.Optimizer) -> None:
-    state = {"epoch": epoch, "head": head.state_dict(), "loss": loss.state_dict()}
-    buffer = io.BytesIO()
-    torch.save({**state, "optimiser": optimiser.state_dict()}, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def _resume(path: Path | None, head: Head, loss: Loss, optimiser: torch.optim.Optimizer) -> int:
-    """The epoch to go on with: 1, or the one behind the checkpoint; a damaged one is as good as none."""
-    if path is None or not path.exists():
-        return 1
-    try:
-        state = torch.load(path, weights_only=True)
-    except Exception:  # bytes that are no checkpoint make the unpickler raise anything
-        return 1
-    head.load_state_dict(state["head"])
-    loss.load_state_dict(state["loss"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["epoch"]) + 1

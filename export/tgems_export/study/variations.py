@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from tgems_export.encoders.prompts import class_embeddings, teacher_targets
 from tgems_export.encoders.towers.vit import Pool
-from tgems_export.heads.file import Head
 from tgems_export.heads.health import examine
 from tgems_export.heads.losses import LossName
-from tgems_export.heads.training import Settings, TrainingSet, predict, train_head
+from tgems_export.heads.tgem import TGemHead as Head
+from tgems_export.heads.tgem_training import TGemSettings as Settings
+from tgems_export.heads.tgem_training import train_tgem_head as train_head
+from tgems_export.heads.training import TrainingSet, predict
 from tgems_export.splits import split
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value, measure_answers, measure_certainty

@@ -12,16 +12,8 @@ from tgems_edge.card import EncoderId
 from tgems_edge.errors import HeadError
 from tgems_edge.images import Preprocessing
 from tgems_edge.rates import class_rates
-from tgems_export.heads.file import (
-    Head,
-    HeadCard,
-    Jumper,
-    TGem,
-    head_file,
-    load_head,
-    load_head_card,
-    save_head,
-)
+from tgems_export.heads.file import HeadCard, head_file, load_head, load_head_card, save_head
+from tgems_export.heads.tgem import Jumper, TGem, TGemHead
 
 OTHERWISE = Preprocessing((64, 64), "squash", "bicubic", 0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -55,7 +47,7 @@ def saved(tmp_path, encoder, random_head, card):
 
 
 def test_a_head_is_four_per_cent_of_a_block_of_vit_b_32():
-    count = sum(parameter.numel() for parameter in Head(768, 512, 128).parameters())
+    count = sum(parameter.numel() for parameter in TGemHead(768, 512, 128).parameters())
     assert count == 295_552
     assert f"{count / 7_087_872:.2%}" == "4.17%"
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tgems_export.encoders.prompts import class_embeddings
-from tgems_export.heads.file import SIGMA_FLOOR
 from tgems_export.heads.health import effective_rank, examine
-from tgems_export.heads.training import Settings, TrainingSet, predict, train_head
+from tgems_export.heads.tgem import SIGMA_FLOOR
+from tgems_export.heads.tgem_training import TGemSettings, train_tgem_head
+from tgems_export.heads.training import TrainingSet, predict
 
 D, E = 32, 16
 VALIDATION = 200
@@ -57,7 +58,7 @@ class Trained:
             validation,
             class_embeddings(prompts),
         )
-        self.head = train_head(data, Settings(epochs=epochs, **{"k": 64, **settings}), layer=1)
+        self.head = train_tgem_head(data, TGemSettings(epochs=epochs, **{"k": 64, **settings}), layer=1)
         self.z = self.head.jumper(data.activations)
         seen = data.validation_activations
         self.health = examine(

@@ -16,20 +16,14 @@ from tgems_edge.errors import HeadError, InputError
 from tgems_edge.session import INPUT
 from tgems_export.encoders.prompts import load_templates
 from tgems_export.exporting.freeze import DEMO_HEADS, load_exits
-from tgems_export.exporting.graph import SsaReadout, TGemReadout, make_readout, to_onnx
-from tgems_export.heads.file import (
-    ExitHead,
-    Head,
-    HeadCard,
-    SsaHead,
-    head_file,
-    load_head,
-    load_head_card,
-    save_head,
-)
-from tgems_export.heads.learning import Plan, train_heads
-from tgems_export.heads.ssa import SsaSettings, Teacher, train_ssa_head
-from tgems_export.heads.training import TrainingSet, validate
+from tgems_export.exporting.graph import to_onnx
+from tgems_export.heads.base import ExitHead
+from tgems_export.heads.file import HeadCard, head_file, load_head, load_head_card, save_head
+from tgems_export.heads.learning import TrainingSettings, train_heads
+from tgems_export.heads.ssa import SsaHead, SsaReadout
+from tgems_export.heads.ssa_training import SsaSettings, train_ssa_head
+from tgems_export.heads.tgem import TGemHead, TGemReadout
+from tgems_export.heads.training import Teacher, TrainingSet, validate
 
 D, E, CLASSES = 24, 16, 5
 SETTINGS = SsaSettings(batch=16, learning_rate=5e-3, least_steps=100)  # for a head as small as this
@@ -68,7 +62,7 @@ def random_ssa(encoder):
 
 @pytest.fixture
 def plan(figures):
-    return Plan((1,), read_labelled(figures).classes, load_templates(), settings=SsaSettings())
+    return TrainingSettings((1,), read_labelled(figures).classes, load_templates(), head=SsaSettings())
 
 
 @pytest.fixture
@@ -158,7 +152,7 @@ def test_another_seed_or_layer_draws_otherwise(drawn, seed, layer):
 )
 def test_a_tenth_trains_in_three_epochs_unless_that_is_little(available, pictures, passes):
     settings = SsaSettings()
-    assert (settings.pictures(available), settings.passes(available)) == (pictures, passes)
+    assert (settings.pictures(available), settings.epochs_for(available)) == (pictures, passes)
 
 
 def test_only_the_chosen_pictures_are_looked_at(drawn):
@@ -186,17 +180,17 @@ def test_two_runs_write_equal_files_and_a_third_keeps_them(train, plan, tmp_path
     (one,), (two,) = train(plan, tmp_path / "one"), train(plan, tmp_path / "two")
     assert one.read_bytes() == two.read_bytes()
     monkeypatch.setattr(
-        "tgems_export.heads.learning.train_ssa_head", lambda *_, **__: pytest.fail("trained again")
+        "tgems_export.heads.ssa_training.train_ssa_head", lambda *_, **__: pytest.fail("trained again")
     )
     train(replace(plan, pool="mean"), tmp_path / "one")
-    twin = replace(plan, settings=SsaSettings(alignment=0))
+    twin = replace(plan, head=SsaSettings(alignment=0))
     with pytest.raises(HeadError, match="was trained otherwise; give --overwrite"):
         train(twin, tmp_path / "one")
 
 
 def test_labels_that_mean_nothing_are_noticed(encoder, make_folder, tmp_path, reporter):
     folder = read_labelled(make_folder(tmp_path / "drawn", {"cat": 20, "dog": 20}))
-    plan = Plan((1,), folder.classes, load_templates(), settings=SsaSettings())
+    plan = TrainingSettings((1,), folder.classes, load_templates(), head=SsaSettings())
     (path,) = train_heads(encoder, folder, plan, tmp_path / "heads", reporter)
     (warning,) = load_head_card(path).warnings
     assert "on 4 held-out pictures cannot be told from guessing" in warning
@@ -226,7 +220,7 @@ def test_a_head_of_the_other_kind_is_refused(train, plan, encoder, heads):
 def test_heads_from_before_there_were_two_kinds_are_t_gems_to_the_byte(encoder, tmp_path):
     shipped = head_file(DEMO_HEADS, 5)
     head, card = load_head(shipped, encoder)
-    assert isinstance(head, Head) and card.head_kind == "tgem" and card.kind is None
+    assert isinstance(head, TGemHead) and card.head_kind == "tgem" and card.kind is None
     save_head(tmp_path / "again.safetensors", head, card)
     assert (tmp_path / "again.safetensors").read_bytes() == shipped.read_bytes()
     assert records.from_json(HeadCard, records.to_json(replace(card, kind="ssa")), schema=1).kind == "ssa"
@@ -260,15 +254,13 @@ def test_the_newest_opset_says_the_same(encoder, make_exit, random_ssa):
 
 def test_a_readout_is_a_copy_of_its_head(encoder, random_ssa, random_head):
     text = encoder.text.encode(["a cat", "a dog"])
-    readout = make_readout(random_ssa, text)
+    readout = random_ssa.readout(text)
     assert isinstance(readout, SsaReadout)
-    assert isinstance(make_readout(random_head(encoder), text), TGemReadout)
+    assert isinstance(random_head(encoder).readout(text), TGemReadout)
     before = weights(random_ssa)
     for parameter in readout.parameters():
         parameter.data.zero_()
     assert torch.equal(weights(random_ssa), before)
-    with pytest.raises(TypeError, match="no readout for a Linear"):
-        make_readout(torch.nn.Linear(2, 2), text)
 
 
 def test_the_command_line_makes_a_file_that_labels_new_figures(command, figures, fresh_figures, tmp_path):

@@ -16,12 +16,13 @@ from tgems_edge.errors import DataError, EncoderError, HeadError
 from tgems_edge.progress import Reporter
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import load_templates
-from tgems_export.heads import learning as heads_module
+from tgems_export.heads import learning, tgem_training
 from tgems_export.heads.file import load_head, load_head_card
-from tgems_export.heads.learning import Plan, train_heads
-from tgems_export.heads.training import Settings, TrainingSet, train_head
+from tgems_export.heads.learning import TrainingSettings, train_heads
+from tgems_export.heads.tgem_training import TGemSettings, train_tgem_head
+from tgems_export.heads.training import TrainingSet
 
-SETTINGS = Settings(k=8, epochs=7, epochs_between_checkpoints=2)
+SETTINGS = TGemSettings(k=8, epochs=7, epochs_between_checkpoints=2)
 
 
 def training_set(pictures, classes=3):
@@ -55,15 +56,15 @@ def contents(folder):
 
 
 def test_training_is_deterministic():
-    one, same = (train_head(training_set(100), SETTINGS, layer=1) for _ in range(2))
+    one, same = (train_tgem_head(training_set(100), SETTINGS, layer=1) for _ in range(2))
     assert torch.equal(weights(one), weights(same))
 
 
 def test_training_does_not_depend_on_the_number_of_threads():
-    one = train_head(training_set(1000), SETTINGS, layer=1)
+    one = train_tgem_head(training_set(1000), SETTINGS, layer=1)
     torch.set_num_threads(2)
     try:
-        other = train_head(training_set(1000), SETTINGS, layer=1)
+        other = train_tgem_head(training_set(1000), SETTINGS, layer=1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -72,8 +73,8 @@ def test_training_does_not_depend_on_the_number_of_threads():
 
 @pytest.mark.parametrize(("seed", "layer"), [(1, 1), (0, 2)])
 def test_another_seed_or_layer_draws_otherwise(seed, layer):
-    one = train_head(training_set(100), SETTINGS, layer=1)
-    other = train_head(training_set(100), replace(SETTINGS, seed=seed), layer=layer)
+    one = train_tgem_head(training_set(100), SETTINGS, layer=1)
+    other = train_tgem_head(training_set(100), replace(SETTINGS, seed=seed), layer=layer)
     assert not torch.equal(weights(one), weights(other))
 
 
@@ -81,7 +82,7 @@ def test_training_leaves_the_global_random_state_alone():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    train_head(training_set(50), SETTINGS, layer=1)
+    train_tgem_head(training_set(50), SETTINGS, layer=1)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -91,10 +92,12 @@ def test_training_leaves_the_global_random_state_alone():
 def test_interrupted_training_goes_on_and_ends_as_if_nothing_had_been(tmp_path, stopped, left):
     data, checkpoint, seen = training_set(100), tmp_path / "state.pt", []
     with pytest.raises(KeyboardInterrupt):
-        train_head(data, SETTINGS, layer=1, checkpoint=checkpoint, on_epoch=stop_after(stopped))
-    resumed = train_head(data, SETTINGS, layer=1, checkpoint=checkpoint, on_epoch=lambda e, _: seen.append(e))
+        train_tgem_head(data, SETTINGS, layer=1, checkpoint=checkpoint, on_epoch=stop_after(stopped))
+    resumed = train_tgem_head(
+        data, SETTINGS, layer=1, checkpoint=checkpoint, on_epoch=lambda e, _: seen.append(e)
+    )
     assert seen == list(left)
-    assert torch.equal(weights(resumed), weights(train_head(data, SETTINGS, layer=1)))
+    assert torch.equal(weights(resumed), weights(train_tgem_head(data, SETTINGS, layer=1)))
 
 
 @pytest.mark.parametrize(
@@ -105,21 +108,21 @@ def test_interrupted_training_goes_on_and_ends_as_if_nothing_had_been(tmp_path, 
 def test_a_damaged_checkpoint_is_as_good_as_none(tmp_path, damage):
     data, checkpoint = training_set(100), tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        train_head(data, SETTINGS, layer=1, checkpoint=checkpoint, on_epoch=stop_after(4))
+        train_tgem_head(data, SETTINGS, layer=1, checkpoint=checkpoint, on_epoch=stop_after(4))
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
-    resumed = train_head(data, SETTINGS, layer=1, checkpoint=checkpoint)
-    assert torch.equal(weights(resumed), weights(train_head(data, SETTINGS, layer=1)))
+    resumed = train_tgem_head(data, SETTINGS, layer=1, checkpoint=checkpoint)
+    assert torch.equal(weights(resumed), weights(train_tgem_head(data, SETTINGS, layer=1)))
 
 
 @pytest.mark.parametrize("pictures", [2, 3, 31, 33, 65, 543])
 def test_batches_that_do_not_divide_the_pictures_do_no_harm(pictures):
-    assert bool(weights(train_head(training_set(pictures, 2), SETTINGS, layer=1)).isfinite().all())
+    assert bool(weights(train_tgem_head(training_set(pictures, 2), SETTINGS, layer=1)).isfinite().all())
 
 
 @pytest.fixture
 def plan(figures):
     classes = read_labelled(figures).classes
-    return Plan((1,), classes, load_templates(), pool="mean", settings=Settings(k=16, epochs=8))
+    return TrainingSettings((1,), classes, load_templates(), pool="mean", head=TGemSettings(k=16, epochs=8))
 
 
 @pytest.fixture
@@ -142,11 +145,11 @@ def test_heads_learn_the_figures_and_say_so(heads, encoder):
 
 
 def test_the_better_pool_is_chosen(heads, monkeypatch, train, plan):
-    monkeypatch.setattr(heads_module, "validate", lambda head, data: float(data.activations[0, 0]))
+    monkeypatch.setattr(learning, "validate", lambda head, data: float(data.activations[0, 0]))
     (path,) = train(replace(plan, pool="auto"))
     chosen = load_head_card(path).pool
     other = {"cls": "mean", "mean": "cls"}[chosen]
-    monkeypatch.setattr(heads_module, "validate", lambda head, data: -float(data.activations[0, 0]))
+    monkeypatch.setattr(learning, "validate", lambda head, data: -float(data.activations[0, 0]))
     (path,) = train(replace(plan, pool="auto"), path.parent / "otherwise")
     assert load_head_card(path).pool == other
 
@@ -159,7 +162,7 @@ def test_two_runs_write_equal_files(train, plan, tmp_path):
 
 def test_trained_heads_are_kept(train, plan, monkeypatch, capsys):
     (path,) = train(plan)
-    monkeypatch.setattr(heads_module, "train_head", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(tgem_training, "train_tgem_head", lambda *_, **__: pytest.fail("trained again"))
     train(plan, reporter=Reporter())
     assert f"{path}: trained already, kept" in capsys.readouterr().err
 
@@ -167,8 +170,8 @@ def test_trained_heads_are_kept(train, plan, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda plan: replace(plan, settings=replace(plan.settings, epochs=9)),
-        lambda plan: replace(plan, settings=replace(plan.settings, seed=1)),
+        lambda plan: replace(plan, head=replace(plan.head, epochs=9)),
+        lambda plan: replace(plan, head=replace(plan.head, seed=1)),
         lambda plan: replace(plan, templates=load_templates("openai")),
         lambda plan: replace(plan, classes=("cross", "square", "circle")),
         lambda plan: replace(plan, pool="cls"),
@@ -199,7 +202,7 @@ def test_a_broken_head_file_is_replaced_only_when_asked(train, plan, tmp_path):
     ("changes", "error", "message"),
     [
         ({"layers": (1, 13)}, EncoderError, "layer 13: demo has the layers 1 to 12"),
-        ({"settings": Settings(k=129)}, DataError, "--k 129: at most 128, the width of demo"),
+        ({"head": TGemSettings(k=129)}, DataError, "--k 129: at most 128, the width of demo"),
         ({"classes": ("a", "b " * 20, "c")}, DataError, "too long"),
     ],
 )
@@ -216,7 +219,7 @@ def test_what_cannot_be_trained_is_refused_before_the_encoder_runs(
 )
 def test_tiny_folders_can_be_trained_on(encoder, make_folder, tmp_path, reporter, counts):
     folder = read_labelled(make_folder(tmp_path / "tiny", counts))
-    plan = Plan((1,), folder.classes, load_templates(), settings=Settings(k=8, epochs=2))
+    plan = TrainingSettings((1,), folder.classes, load_templates(), head=TGemSettings(k=8, epochs=2))
     (path,) = train_heads(encoder, folder, plan, tmp_path / "heads", reporter)
     head, card = load_head(path, encoder)
     assert bool(weights(head).isfinite().all())
@@ -227,7 +230,11 @@ def test_one_picture_a_class_is_too_little(encoder, make_folder, tmp_path, repor
     folder = read_labelled(make_folder(tmp_path / "tiny", {"a": 1, "b": 1}))
     with pytest.raises(DataError, match="2 readable pictures; training and validating needs more"):
         train_heads(
-            encoder, folder, Plan((1,), folder.classes, load_templates()), tmp_path / "heads", reporter
+            encoder,
+            folder,
+            TrainingSettings((1,), folder.classes, load_templates()),
+            tmp_path / "heads",
+            reporter,
         )
 
 
@@ -242,9 +249,9 @@ def test_the_teacher_labels_with_its_own_softmax(command, encoder, figures, tmp_
 
     def spy(data, *arguments, **options):
         seen.append(data)
-        return train_head(data, *arguments, **options)
+        return train_tgem_head(data, *arguments, **options)
 
-    monkeypatch.setattr(heads_module, "train_head", spy)
+    monkeypatch.setattr(tgem_training, "train_tgem_head", spy)
     options = ("--layer", 2, "--pool", "cls", "--k", 16, "--epochs", 4, "--out", tmp_path / "heads")
     result = command("train", flat, "--labels", "teacher", "--classes", classes, *options)
     assert result.exit_code == 0

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from tgems_edge.images import Preprocessing
+from tgems_export.encoders.towers.layers import Gelu, make_linear
 from tgems_export.encoders.towers.vit import Attention, Block, Pool, Rotary, Stem
 
-__all__ = ["Embedding", "ExitBlock", "Gelu", "ResidualBlock", "make_linear"]
+__all__ = ["Embedding", "ExitBlock", "ResidualBlock"]
 
 ALL, CLASS_TOKEN = slice(None), slice(1)  # of the tokens
 
@@ -192,14 +193,6 @@ class _Rotary(nn.Module):
         return entries * self.cos[read] + torch.cat([second, first], -1) * self.sin[read]
 
 
-class Gelu(nn.Module):
-    """GELU in the one spelling that onnxruntime takes for a GELU."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Of any shape."""
-        return tokens * (torch.erf(tokens / math.sqrt(2)) + 1.0) * 0.5
-
-
 class _TanhGelu(nn.Module):
     """GELU's approximation, x/2 (1 + tanh u) = x sigmoid(2u), which takes fewer passes over the memory."""
 
@@ -306,25 +299,6 @@ def _linear(linear: nn.Linear, *, more_inputs: int = 0, more_outputs: int = 0) -
     weight = nn.functional.pad(linear.weight.detach().float().cpu(), (0, more_inputs, 0, more_outputs))
     bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach().float().cpu()
     return make_linear(weight.clone(), nn.functional.pad(bias, (0, more_outputs)).clone())
-
-
-def make_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A linear map of a weight (out, in) and a bias (out,), or none."""
-    linear = _Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias)
-    return linear
-
-
-class _Linear(nn.Linear):
-    """A linear map that is one product of two matrices in ONNX too, whose weight keeps its name."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(L, B, in) to (L, B, out), or (B, in) to (B, out)."""
-        if tokens.ndim == 2:
-            return super().forward(tokens)
-        return super().forward(tokens.flatten(0, 1)).unflatten(0, (len(tokens), -1))
 
 
 def _norm(norm: nn.LayerNorm | None) -> nn.Module:

@@ -37,8 +37,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.blocks import Embedding, ExitBlock, ResidualBlock
 from tgems_export.encoders.towers.vit import Pool
-from tgems_export.exporting.graph import POSTERIOR_SCALE, make_readout, set_constant, to_onnx
-from tgems_export.heads.file import ExitHead
+from tgems_export.exporting.graph import POSTERIOR_SCALE, set_constant, to_onnx
+from tgems_export.heads.base import ExitHead
 
 __all__ = ["ExitPart", "ExitsGraph", "count_operations", "exits_to_onnx"]
 
@@ -73,7 +73,7 @@ class ExitsGraph(nn.Module):
             shares_block = part.pool == "mean" and part.layer != last
             block = tower.block(part.layer - 1)
             pool = _Mean(tower.prefix) if shares_block else ExitBlock(block, part.pool, tower.prefix)
-            self.exits.append(nn.Sequential(pool, make_readout(part.head, text)))
+            self.exits.append(nn.Sequential(pool, part.head.readout(text)))
             self.depths.append(part.layer if shares_block else part.layer - 1)
             self.register_buffer(f"{POSTERIOR_SCALE}_{part.layer}", torch.tensor(-float(part.head.k)))
         for layer in gated:
