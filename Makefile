@@ -36,25 +36,26 @@ lint: $(VENV)/.dev
 
 test-newest:
 	$(MAKE) .venv-newest
-	.venv-newest/bin/pip install $(QUIETLY) --upgrade --upgrade-strategy eager --editable '.[dev]'
+	.venv-newest/bin/pip install $(QUIETLY) --upgrade --upgrade-strategy eager --editable '.[dev]' --editable export
 	.venv-newest/bin/python -m pytest
 
 test-lowest: build/uv/bin/uv
 	$(MAKE) .venv-lowest
 	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --only-binary :all: \
-	    --no-binary tgems-edge --editable '.[dev]'
+	    --no-binary tgems-edge --no-binary tgems-export --editable '.[dev]' --editable export
 	.venv-lowest/bin/python -m pytest
 
 # One resolution for all Pythons; what an image installs has hashes as well.
 UV := build/uv/bin/uv
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.10 --no-annotate \
-    --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+    --no-emit-package tgems-edge --no-emit-package tgems-export --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+HASHED = $(COMPILE) --generate-hashes --constraint requirements/dev.txt
 lock: build/uv/bin/uv
 	$(COMPILE) pyproject.toml --extra dev --output-file requirements/dev.txt
-	$(COMPILE) pyproject.toml --extra cpu --generate-hashes --constraint requirements/dev.txt \
-	    --output-file requirements/device.txt
-	$(COMPILE) pyproject.toml --extra export --generate-hashes --constraint requirements/dev.txt \
-	    --output-file requirements/workstation.txt
+	$(HASHED) pyproject.toml --extra cpu --output-file requirements/device.txt
+	$(HASHED) pyproject.toml --output-file requirements/jetson.txt
+	$(HASHED) pyproject.toml --extra export --output-file requirements/workstation.txt
+	echo hatchling | $(HASHED) - --output-file requirements/build.txt
 
 $(UV):
 	$(PYTHON) -m venv build/uv
@@ -118,13 +119,13 @@ packs-given:
 
 # A stamp per set of extras; about 6 GB with torch, two to three minutes.
 QUIETLY := --quiet --quiet --disable-pip-version-check
-INSTALL = $(BIN)/pip install $(QUIETLY) --constraint requirements/dev.txt --editable
-$(VENV)/.export: pyproject.toml requirements/dev.txt | $(VENV)
-	$(INSTALL) '.[export]'
+INSTALL = $(BIN)/pip install $(QUIETLY) --constraint requirements/dev.txt
+$(VENV)/.export: pyproject.toml export/pyproject.toml requirements/dev.txt | $(VENV)
+	$(INSTALL) --editable . --editable export
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml requirements/dev.txt | $(VENV)
-	$(INSTALL) '.[dev]'
+$(VENV)/.dev: pyproject.toml export/pyproject.toml requirements/dev.txt | $(VENV)
+	$(INSTALL) --editable '.[dev]' --editable export
 	@touch $@ $(VENV)/.export
 
 $(VENV) .venv-newest .venv-lowest:

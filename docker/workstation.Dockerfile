@@ -1,17 +1,21 @@
-# The workstation: train, export and study, with torch and CUDA from PyPI. Without a GPU it is much smaller:
-# add --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# The workstation: train, export and study, with torch and CUDA from PyPI.
 #
 #   docker build -f docker/workstation.Dockerfile -t tgems-workstation .
 #   docker run --rm --gpus all --user "$(id -u)" -v "$PWD:/data" tgems-workstation train pictures/ --layer 5
-FROM python:3.13-slim-trixie AS base
+#
+# The base is python:3.13-slim-trixie by its digest, and what is installed has hashes: see device.Dockerfile.
+FROM python:3.13-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285 AS base
 
 FROM base AS build
-ARG PIP_EXTRA_INDEX_URL
+COPY requirements/build.txt requirements/workstation.txt /requirements/
+RUN pip install --no-cache-dir --require-hashes -r /requirements/build.txt \
+    && python3 -m venv --without-pip /opt/tgems \
+    && pip --python /opt/tgems/bin/python3 install --no-cache-dir --require-hashes -r /requirements/workstation.txt
 COPY pyproject.toml README.md LICENSE /source/
 COPY tgems_edge /source/tgems_edge
 COPY export /source/export
-RUN python3 -m venv --without-pip /opt/tgems \
-    && pip --python /opt/tgems/bin/python3 install --no-cache-dir "/source[cpu,export]"
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels /source /source/export \
+    && pip --python /opt/tgems/bin/python3 install --no-cache-dir --no-deps /wheels/*.whl
 
 FROM base
 COPY --from=build /opt/tgems /opt/tgems

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "Result", "TgemsError", "__version__", "load"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # From 1.29 on, onnxruntime tells Microsoft what it runs, unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

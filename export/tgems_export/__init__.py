@@ -12,3 +12,5 @@ Arrows point from the top to the bottom; nothing below knows what is above it:
 Beside them: pictures that are drawn from a seed, splits, files that appear whole, provenance, costs, and the
 full tower that `bench --against` compares with.
 """
+
+__version__ = "0.2.0"

@@ -6,8 +6,8 @@
 Builds docker/device.Dockerfile for both, and runs `verify` and `classify` on the built-in INT8 file and on
 those given; without any, on an fp32 and a dynamic file made of the demo CLIP. Writes
 benchmarks/results/arm64.md; the exit code is 1 where a label differs. An hour on two cores.
-docker/chroot.py says what it needs; where that is missing, the reason is printed and nothing done. Emulation
-says nothing about time, so no time is taken.
+tests/docker/chroot.py says what it needs; where that is missing, the reason is printed and nothing done.
+Emulation says nothing about time, so no time is taken.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tgems_edge.model import built_in_model, load
 from tgems_export.pictures import draw, draw_many
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "docker"))
+sys.path.insert(0, str(ROOT / "tests" / "docker"))
 from chroot import ROOTS, Image, build, obstacle  # noqa: E402
 
 REPORT = ROOT / "benchmarks" / "results" / "arm64.md"

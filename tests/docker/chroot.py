@@ -25,11 +25,11 @@ from dockerfile import Instruction, read_dockerfile
 
 __all__ = ["ARCHITECTURES", "ROOTS", "Image", "build", "obstacle"]
 
-CONTEXT = Path(__file__).parent.parent
+CONTEXT = Path(__file__).parents[2]
 ROOTS = CONTEXT / "build" / "roots"
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's names, and everybody else's
 HANDLERS = Path("/proc/sys/fs/binfmt_misc")
-PYTHON_IMAGE = re.compile(r"python:(3\.\d+)-slim-(\w+)")
+PYTHON_IMAGE = re.compile(r"python:(3\.\d+)-slim-(\w+)(@sha256:[0-9a-f]{64})?")
 PYTHON_PACKAGES = ("python3", "python3-pip", "python3-venv", "ca-certificates")
 STAND_IN = "bookworm"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")

@@ -1,13 +1,13 @@
 """Builds images without a Docker engine, runs each as its user, and says what the device's weighs.
 
-    python docker/check.py device --arch amd64 --arch arm64
-    python docker/check.py jetson
-    python docker/check.py workstation
+    python tests/docker/check.py device --arch amd64 --arch arm64
+    python tests/docker/check.py jetson
+    python tests/docker/check.py workstation
 
 `device` writes benchmarks/results/device_size.md, and fails if it weighs too much. `jetson` has plain Debian
 in place of NVIDIA's base and PyPI's onnxruntime in place of NVIDIA's wheel. A minute each for amd64, ten for
-`workstation` and for arm64, which is emulated. docker/chroot.py says what this needs; where that is missing,
-the reason is printed and nothing done.
+`workstation` and for arm64, which is emulated. tests/docker/chroot.py says what this needs; where that is
+missing, the reason is printed and nothing done.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 
 from chroot import ARCHITECTURES, ROOTS, Image, build, obstacle
 
-HERE = Path(__file__).parent
-EXAMPLES = HERE.parent / "examples"
-REPORT = HERE.parent / "benchmarks" / "results" / "device_size.md"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+REPORT = ROOT / "benchmarks" / "results" / "device_size.md"
 VENV = "/opt/tgems"
 AIM = 200  # MB
 OUTSIDE = "outside of distributions"
@@ -83,11 +83,11 @@ def write_sizes(path: Path, measured: dict[str, dict[str, int]]) -> None:
     archs = " ".join(f"--arch {arch}" for arch in measured)
     path.write_text(
         "# What the device's Python part weighs\n\n"
-        f"`python docker/check.py device {archs}`\n\n"
+        f"`python tests/docker/check.py device {archs}`\n\n"
         f"{VENV} in the image of docker/device.Dockerfile, in MB (10⁶ bytes), compiled files included. The "
         f"aim is {AIM} MB at most. The image was built without a Docker engine; its health check, its usual "
         "command and `classify` ran as its user. It leaves out the workstation's part of the package, which "
-        f"is another {_megabytes(_weigh(HERE.parent / 'export'))} MB, most of it the demo CLIP.\n\n"
+        f"is another {_megabytes(_weigh(ROOT / 'export'))} MB, most of it the demo CLIP.\n\n"
         + "\n".join(lines)
         + "\n",
         encoding="utf-8",
@@ -128,7 +128,9 @@ def main() -> None:
             arguments = {}
             if given.name == "jetson":
                 arguments["ONNXRUNTIME_WHEEL"] = str(fetch_stand_in(arch, Path(wheels)))
-            image = build(HERE / f"{given.name}.Dockerfile", arch, roots=given.roots, arguments=arguments)
+            image = build(
+                ROOT / "docker" / f"{given.name}.Dockerfile", arch, roots=given.roots, arguments=arguments
+            )
         check(image)
         measured[arch] = sizes(image)
     if given.name == "device":

@@ -1,4 +1,4 @@
-"""Reads the Dockerfiles of this folder: the instructions they use, and no others."""
+"""Reads our Dockerfiles: the instructions they use, and no others."""
 
 from __future__ import annotations
 
