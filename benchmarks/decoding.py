@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from report import write_report
 
-from tgems_edge.images import Preprocessing, find_pictures, read_pixels
+from tgems_edge.folders import find_pictures
+from tgems_edge.images import Preprocessing, read_pixels
 from tgems_edge.model import Classifier, built_in_model, load
 from tgems_edge.progress import Reporter
 
@@ -67,7 +68,7 @@ def draw_photograph(seed: int) -> bytes:
 def photographs(folder: Path | None) -> Iterator[bytes]:
     """Files of a folder, or drawn ones, one at a time: together they would fill the memory."""
     if folder:
-        yield from (path.read_bytes() for path in find_pictures(folder))
+        yield from (path.read_bytes() for path in find_pictures(folder).paths)
     else:
         yield from map(draw_photograph, range(DRAWN))
 

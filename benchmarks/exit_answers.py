@@ -27,9 +27,10 @@ from tgems_edge.data import ImageFolder, read_labelled, refuse_shared
 from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
+from tgems_export.cache import cache_root
 from tgems_export.costs import count_full
 from tgems_export.encoders.encoder import Encoder, load_encoder
-from tgems_export.encoders.features import cache_root, compute_features
+from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates
 from tgems_export.encoders.towers.vit import Pool
 from tgems_export.exporting.dynamic.decisions import ExitAnswers

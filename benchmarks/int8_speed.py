@@ -54,7 +54,7 @@ from speed import (
 from torch import Tensor, nn
 from where_time_goes import RUNS, WARM_UP, Kernel, Recording, record, shapes
 
-from tgems_edge.images import find_pictures
+from tgems_edge.folders import find_pictures
 from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
 from tgems_export.encoders.encoder import RANDOM, Encoder, load_encoder
@@ -513,7 +513,7 @@ def main(
     if "OMP_NUM_THREADS" in os.environ:
         sys.exit("unset OMP_NUM_THREADS: with it, some of the runtimes take another number of threads")
     reporter = Reporter()
-    pictures = find_pictures(photos)
+    pictures = find_pictures(photos).paths
     architectures, rows, recordings = [], [], {}
     for name in CASES:
         with TemporaryDirectory() as folder:

@@ -6,8 +6,8 @@ N pictures, C classes. The classes are always the model's, in its order; some ma
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from tgems_edge.card import Card
 from tgems_edge.data import ImageFolder, refuse_shared
 from tgems_edge.errors import DataError, ImageError
-from tgems_edge.metrics import calibration_error, confusion_matrix, coverage_interval, top_accuracy
-from tgems_edge.model import Classifier, Speed
+from tgems_edge.metrics import bin_confidence, count_confusions, coverage_interval, mean_gap
+from tgems_edge.model import Classifier, Result, Speed
 from tgems_edge.progress import Reporter
-from tgems_edge.sets import DEFAULT_COVERAGE, METHODS, SetMethod, hold, label_sets
+from tgems_edge.rates import top_k
+from tgems_edge.sets import DEFAULT_COVERAGE, METHODS, SetMethod, hold, set_scores
 
 __all__ = ["Evaluation", "ExitShare", "SetCoverage", "Timing", "evaluate"]
 
 TOPS = (1, 2, 3, 5)
+CHUNK = 256  # pictures whose rates are in memory at once: 16 MB for 8000 classes
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Evaluation:
     images: int  # that were read and count
     unreadable: int
     top: dict[int, float]  # share of pictures whose class is among the best k, for each k
-    confusion: NDArray[np.int64]  # (C, C) counts: true class, and what it was taken for
+    class_images: NDArray[np.int64]  # (C,) pictures of each class
+    class_accuracy: NDArray[np.float64]  # (C,) accuracy of each class; NaN without pictures
+    confusions: NDArray[np.int64]  # (P, 3) class, what it was taken for, pictures; most frequent first
     calibration_error: float | None  # this and the next two are None without calibration
     sets: tuple[SetCoverage, ...] | None
     rejected: dict[str, float] | None  # share of pictures called unknown, for each level
@@ -91,34 +95,28 @@ class Evaluation:
         exits = self.card.dynamic.exits
         return sum(exit.operations * self.exit_layers.get(exit.layer, 0) for exit in exits) / self.images
 
-    @cached_property
-    def class_images(self) -> NDArray[np.int64]:
-        """(C,) pictures of each class."""
-        counts: NDArray[np.int64] = self.confusion.sum(1)
-        return counts
-
-    @cached_property
-    def class_accuracy(self) -> NDArray[np.float64]:
-        """(C,) accuracy of each class; NaN without pictures."""
-        return _shares(self.confusion.diagonal(), self.class_images)
-
-    def confusions(self) -> list[tuple[int, int]]:
-        """Pairs of a class and another it was taken for, the most frequent first."""
-        mistaken = self.confusion - np.diag(self.confusion.diagonal())
-        order = np.argsort(-mistaken, axis=None, kind="stable")[: np.count_nonzero(mistaken)]
-        true, taken_for = np.unravel_index(order, mistaken.shape)
-        return list(zip(true.tolist(), taken_for.tolist(), strict=True))
+    def confusion_matrix(self) -> NDArray[np.int64]:
+        """Return counts (C, C), true classes in rows and answers in columns; for few classes."""
+        matrix = np.zeros((len(self.card.classes),) * 2, np.int64)
+        true, answer, pictures = self.confusions.T
+        matrix[true, answer] = pictures
+        np.fill_diagonal(matrix, self.class_images - matrix.sum(1))
+        return matrix
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """What the model said about the pictures that could be read."""
+    """What is kept of the answers to N pictures: a few numbers of each, however many classes there are."""
 
     labels: NDArray[np.int64]  # (N,) true classes
-    rates: NDArray[np.float32]  # (N, C)
-    probabilities: NDArray[np.float32]  # (N, C)
+    best: NDArray[np.int64]  # (N,) answers
+    places: NDArray[np.int64]  # (N,) of the true classes among all, from 0, the best first
+    surprisal: NDArray[np.float32]  # (N,) smallest rates
+    confidence: NDArray[np.float32]  # (N,) largest probabilities
+    likeliest: NDArray[np.int64]  # (N,) classes that have them
+    covered: NDArray[np.bool_]  # (N, P) whether the label set holds the true class, for each promise
+    sizes: NDArray[np.int64]  # (N, P) classes in the label set
     exit_layers: NDArray[np.int64]  # (N,)
-    speeds: list[Speed]
 
 
 def evaluate(
@@ -141,34 +139,37 @@ def evaluate(
     if card.calibration:
         others = "those that calibrated the file, which says nothing about new ones"
         refuse_shared(folder, card.calibration.beginnings(), others)
-    answers = _classify(classifier, folder, batch, reporter)
-    labels, rates, probabilities = answers.labels, answers.rates, answers.probabilities
-    best = rates.argmin(1)
+    answers, speeds = _classify(classifier, folder, batch, reporter)
+    labels, right = answers.labels, answers.best == answers.labels
     classes = len(card.classes)
-    calibrated = card.calibration is not None
+    class_images = np.bincount(labels, minlength=classes)
+    bins = bin_confidence(answers.confidence, answers.likeliest == labels)
     return Evaluation(
         card=card,
         data_sha256=folder.sha256,
         images=len(labels),
         unreadable=len(folder.names) - len(labels),
-        top={k: top_accuracy(rates, labels, k) for k in TOPS if k < classes},
-        confusion=confusion_matrix(best, labels, classes),
-        calibration_error=calibration_error(probabilities, labels) if calibrated else None,
-        sets=_measure_sets(card, probabilities, labels),
-        rejected=_reject(card, rates, answers.exit_layers),
-        class_coverage=_cover_classes(card, probabilities, labels),
+        top={k: float((answers.places < k).mean()) for k in TOPS if k < classes},
+        class_images=class_images,
+        class_accuracy=_shares(np.bincount(labels[right], minlength=classes), class_images),
+        confusions=count_confusions(answers.best, labels),
+        calibration_error=mean_gap(bins) if card.calibration else None,
+        sets=_measure_sets(card, answers),
+        rejected=_reject(card, answers),
+        class_coverage=_cover_classes(card, answers, class_images),
         exit_layers=dict(sorted(Counter(answers.exit_layers.tolist()).items())),
-        exits=_measure_exits(card, best == labels, answers.exit_layers),
-        milliseconds={field.name: _time(answers.speeds, field.name) for field in fields(Speed)},
+        exits=_measure_exits(card, right, answers.exit_layers),
+        milliseconds={field.name: _time(speeds, field.name) for field in fields(Speed)},
     )
 
 
-def _classify(classifier: Classifier, folder: ImageFolder, batch: int, reporter: Reporter) -> _Answers:
-    """Pictures come and go batch by batch; what stays of each is its rates and probabilities."""
+def _classify(
+    classifier: Classifier, folder: ImageFolder, batch: int, reporter: Reporter
+) -> tuple[_Answers, list[Speed]]:
+    """Pictures come and go batch by batch, and so do their rates and probabilities."""
+    kept: list[_Answers] = []
     labels: list[int] = []
-    rates: list[NDArray[np.float32]] = []
-    probabilities: list[NDArray[np.float32]] = []
-    exit_layers: list[int] = []
+    results: list[Result] = []
     speeds: list[Speed] = []
     paths = map(folder.path, range(len(folder.names)))  # no sequence: reading ahead would disturb the times
     outcomes = classifier.classify_each(paths, batch=batch)
@@ -176,45 +177,70 @@ def _classify(classifier: Classifier, folder: ImageFolder, batch: int, reporter:
         for label, outcome in zip(folder.labels, outcomes, strict=True):
             task.advance(1)
             if isinstance(outcome, ImageError):
-                reporter.warn(f"left out: {outcome}")
+                reporter.leave_out(outcome)
                 continue
             labels.append(label)
-            rates.append(outcome.rates)
-            probabilities.append(outcome.probabilities)
-            exit_layers.append(outcome.exit_layer)
+            results.append(outcome)
             speeds.append(outcome.speed)
-    if not labels:
+            if len(results) == CHUNK:
+                kept.append(_keep(classifier.card, labels, results))
+                labels, results = [], []
+    if results:
+        kept.append(_keep(classifier.card, labels, results))
+    if not kept:
         raise DataError(f"{folder.root}: none of its pictures can be read; copy them again")
-    return _Answers(np.array(labels), np.stack(rates), np.stack(probabilities), np.array(exit_layers), speeds)
+    names = [field.name for field in fields(_Answers)]
+    return _Answers(*(np.concatenate([getattr(part, name) for part in kept]) for name in names)), speeds
 
 
-def _measure_sets(
-    card: Card, probabilities: NDArray[np.float32], labels: NDArray[np.int64]
-) -> tuple[SetCoverage, ...] | None:
+def _keep(card: Card, labels: Sequence[int], results: Sequence[Result]) -> _Answers:
+    """What is kept of some pictures."""
+    true = np.array(labels)
+    rates = np.stack([result.rates for result in results])
+    probabilities = np.stack([result.probabilities for result in results])
+    order = top_k(rates, len(card.classes))
+    scores = {method: set_scores(probabilities, method) for method, _ in _promises(card)}
+    sets = [scores[method] <= card.set_bound(promised, method) for method, promised in _promises(card)]
+    none = np.empty((0, len(true)))
+    return _Answers(
+        labels=true,
+        best=order[:, 0],
+        places=(order == true[:, None]).argmax(1),
+        surprisal=rates.min(1),
+        confidence=probabilities.max(1),
+        likeliest=probabilities.argmax(1),
+        covered=np.array([hold(members, true) for members in sets] or none, bool).T,
+        sizes=np.array([members.sum(1) for members in sets] or none, int).T,
+        exit_layers=np.array([result.exit_layer for result in results]),
+    )
+
+
+def _promises(card: Card) -> list[tuple[SetMethod, float]]:
+    """Kinds of label sets and their coverages; none without calibration."""
+    return [(method, promised) for method in METHODS for promised in card.coverages(method)]
+
+
+def _measure_sets(card: Card, answers: _Answers) -> tuple[SetCoverage, ...] | None:
     if card.calibration is None:
         return None
-    measured = []
-    for method in METHODS:
-        for promised in card.coverages(method):
-            members = label_sets(probabilities, card.set_bound(promised, method), method)
-            measured.append(
-                SetCoverage(
-                    method=method,
-                    promised=promised,
-                    measured=float(hold(members, labels).mean()),
-                    interval=coverage_interval(card.calibration.images, len(labels), promised),
-                    size=float(members.sum(1).mean()),
-                )
-            )
-    return tuple(measured)
+    calibrated, measured = card.calibration.images, len(answers.labels)
+    return tuple(
+        SetCoverage(
+            method=method,
+            promised=promised,
+            measured=float(answers.covered[:, number].mean()),
+            interval=coverage_interval(calibrated, measured, promised),
+            size=float(answers.sizes[:, number].mean()),
+        )
+        for number, (method, promised) in enumerate(_promises(card))
+    )
 
 
-def _reject(
-    card: Card, rates: NDArray[np.float32], exit_layers: NDArray[np.int64]
-) -> dict[str, float] | None:
+def _reject(card: Card, answers: _Answers) -> dict[str, float] | None:
     if card.rejection is None:
         return None
-    beyond_usual = rates.min(1) - np.array([card.surprise(layer) for layer in exit_layers.tolist()])
+    usual = np.array([card.surprise(layer) for layer in answers.exit_layers.tolist()])
+    beyond_usual = answers.surprisal - usual
     return {level: float((beyond_usual > bound).mean()) for level, bound in card.rejection.items()}
 
 
@@ -230,15 +256,12 @@ def _measure_exits(
     )
 
 
-def _cover_classes(
-    card: Card, probabilities: NDArray[np.float32], labels: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    classes = len(card.classes)
-    if DEFAULT_COVERAGE not in card.coverages("threshold"):
-        return np.full(classes, np.nan)
-    members = label_sets(probabilities, card.set_bound(DEFAULT_COVERAGE, "threshold"), "threshold")
-    covered = np.bincount(labels[hold(members, labels)], minlength=classes)
-    return _shares(covered, np.bincount(labels, minlength=classes))
+def _cover_classes(card: Card, answers: _Answers, class_images: NDArray[np.int64]) -> NDArray[np.float64]:
+    promise: tuple[SetMethod, float] = ("threshold", DEFAULT_COVERAGE)
+    if promise not in _promises(card):
+        return np.full(len(card.classes), np.nan)
+    held = answers.covered[:, _promises(card).index(promise)]
+    return _shares(np.bincount(answers.labels[held], minlength=len(card.classes)), class_images)
 
 
 def _shares(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:

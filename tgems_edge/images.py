@@ -25,7 +25,6 @@ __all__ = [
     "Picture",
     "Preprocessing",
     "decode",
-    "find_pictures",
     "read_pixels",
     "resampling",
     "to_pixels",
@@ -53,18 +52,6 @@ class Preprocessing:
     fill_color: int  # grey level around a picture that `longest` leaves too small
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-
-def find_pictures(folder: Path) -> list[Path]:
-    """All files under a folder with a suffix that Pillow opens, sorted; nothing hidden."""
-    formats = Image.registered_extensions()
-
-    def is_picture(path: Path) -> bool:
-        kind = formats.get(path.suffix.lower())
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        return kind in Image.OPEN and kind not in _REFUSED_FORMATS and not hidden and path.is_file()
-
-    return sorted(path for path in folder.rglob("*") if is_picture(path))
 
 
 def decode(picture: Picture, *, shorter_side: int | None = None) -> Image.Image:

@@ -6,6 +6,7 @@ B pictures with labels (B,), C classes, rates (B, C), probabilities (B, C).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,11 @@ from tgems_edge.sets import rank
 
 __all__ = [
     "ReliabilityBin",
+    "bin_confidence",
     "calibration_error",
-    "confusion_matrix",
+    "count_confusions",
     "coverage_interval",
+    "mean_gap",
     "reliability",
     "top_accuracy",
 ]
@@ -41,10 +44,13 @@ class ReliabilityBin:
     accuracy: float  # the share of them that is right
 
 
-def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> list[ReliabilityBin]:
-    """Confidence against accuracy in 15 intervals of equal width; empty ones are left out."""
-    confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == labels
+def bin_confidence(confidence: NDArray[Any], right: NDArray[np.bool_]) -> list[ReliabilityBin]:
+    """Confidence (B,) against accuracy in 15 intervals of equal width; empty ones are left out.
+
+    Args:
+        confidence: probabilities of the best classes.
+        right: whether those are the true ones.
+    """
     interval = np.minimum((confidence * BINS).astype(int), BINS - 1)
     members = [interval == number for number in range(BINS)]
     return [
@@ -54,18 +60,36 @@ def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> list[
     ]
 
 
-def calibration_error(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> float:
+def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> list[ReliabilityBin]:
+    """`bin_confidence` of probabilities (B, C)."""
+    return bin_confidence(probabilities.max(1), probabilities.argmax(1) == labels)
+
+
+def mean_gap(bins: Sequence[ReliabilityBin]) -> float:
     """Expected calibration error (Guo et al. 2017): mean |confidence - accuracy| over the pictures' bins."""
-    gaps = (abs(b.confidence - b.accuracy) * b.pictures for b in reliability(probabilities, labels))
-    return sum(gaps) / len(labels)
+    gaps = sum(abs(b.confidence - b.accuracy) * b.pictures for b in bins)
+    return gaps / sum(b.pictures for b in bins)
 
 
-def confusion_matrix(
-    answers: NDArray[np.int64], labels: NDArray[np.int64], classes: int
-) -> NDArray[np.int64]:
-    """Counts (C, C): rows are true classes, columns what they were taken for."""
-    pairs = np.bincount(labels * classes + answers, minlength=classes**2)
-    return pairs.reshape(classes, classes).astype(np.int64)
+def calibration_error(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> float:
+    """`mean_gap` of probabilities (B, C)."""
+    return mean_gap(reliability(probabilities, labels))
+
+
+def count_confusions(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the pairs of a class and another that it was taken for.
+
+    Pairs that did not occur are left out: of thousands of classes, a matrix of all would not fit in memory.
+
+    Returns:
+        (P, 3) true class, the other class, and pictures; the most frequent first, then in order of the
+        classes.
+    """
+    wrong = answers != labels
+    pairs = np.stack([labels[wrong], answers[wrong]], axis=1)
+    pairs, pictures = np.unique(pairs, axis=0, return_counts=True)
+    counts = np.column_stack([pairs, pictures]).astype(np.int64)
+    return counts[np.argsort(-pictures, kind="stable")]
 
 
 def coverage_interval(calibrated: int, measured: int, coverage: float) -> tuple[float, float]:

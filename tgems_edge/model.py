@@ -6,20 +6,27 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tgems_edge.answers import check_answers
+from tgems_edge.background import call_beside
 from tgems_edge.card import Card
-from tgems_edge.errors import ImageError, ModelFileError
+from tgems_edge.errors import ImageError, InputError
+from tgems_edge.gate import IMAGE, INPUT, OUTPUTS, check_digest, check_model_file
 from tgems_edge.images import Picture, read_pixels
 from tgems_edge.rates import top_k
-from tgems_edge.session import IMAGE, INPUT, describe_provider, open_session, read_card, run_session
+from tgems_edge.session import describe_provider, import_onnxruntime, open_session, run_session
 from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod, label_sets
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 __all__ = ["Classifier", "Result", "Speed", "built_in_model", "default_model", "load"]
 
@@ -132,16 +139,30 @@ class Classifier:
         threads: int | None = None,
         provider: str | None = None,
         fast_decode: bool = False,
+        verify: bool = True,
+        timeout: float | None = None,
     ):
         """Opens `model`; see `load`."""
-        self._session = open_session(model, threads=threads, provider=provider)
+        if timeout is not None and not timeout > 0:  # nan is not either
+            raise InputError(f"timeout is {timeout:g}; give a number of seconds above 0")
+        checked, self.card = check_model_file(model, verify=False)
+        if verify:  # a Raspberry Pi 4 takes as long to read 40 MB as to import onnxruntime
+            call_beside(import_onnxruntime, partial(check_digest, model))
+        self.verified = verify
+        self._session = open_session(checked, threads=threads, provider=provider, timeout=timeout)
+        self._name = checked.name
         self._fast_decode = fast_decode
-        self.card: Card = read_card(self._session, str(model) if isinstance(model, Path) else "the model")
+        self._timeout = timeout
 
     @property
     def names(self) -> tuple[str, ...]:
         """The C class names, in the order of the rates."""
         return self.card.classes
+
+    @property
+    def session(self) -> onnxruntime.InferenceSession:
+        """What onnxruntime made of the file."""
+        return self._session
 
     @property
     def provider(self) -> str:
@@ -239,21 +260,22 @@ class Classifier:
             rates (B, C), probabilities (B, C), exit layers (B,).
 
         Raises:
-            ModelFileError: onnxruntime cannot run it, or a block answered that is no exit of the card.
+            ModelFileError: onnxruntime cannot run it, or not in time, or its answers are not those of a model
+                file (`tgems_edge.answers`).
         """
-        wanted = ["rates", "probabilities", "exit_layer"]
         if self.card.input == INPUT:
-            pixels = np.stack(list(inputs))
-            rates, probabilities, exit_layers = run_session(self._session, wanted, {INPUT: pixels})
+            outputs = self._run({INPUT: np.stack(list(inputs))}, len(inputs))
         else:
-            runs = [run_session(self._session, wanted, {IMAGE: picture}) for picture in inputs]
-            rates, probabilities, exit_layers = map(np.concatenate, zip(*runs, strict=True))
-        # What such rates mean, and when they are surprising, nobody could say.
-        if strange := set(exit_layers.tolist()).difference(self.card.exit_layers):
-            raise ModelFileError(
-                f"the model answered from block {min(strange)}, which is no exit of its card; export it again"
-            )
+            runs = [self._run({IMAGE: picture}, 1) for picture in inputs]
+            outputs = list(map(np.concatenate, zip(*runs, strict=True)))
+        rates, probabilities, _, exit_layers = outputs
         return rates, probabilities, exit_layers
+
+    def _run(self, fed: dict[str, NDArray[np.uint8]], pictures: int) -> list[NDArray[Any]]:
+        """Runs the graph once, and checks its answers."""
+        outputs = run_session(self._session, OUTPUTS, fed, name=self._name, timeout=self._timeout)
+        check_answers(outputs, self.card, pictures, self._name)
+        return outputs
 
 
 def load(
@@ -262,6 +284,8 @@ def load(
     threads: int | None = None,
     provider: str | None = None,
     fast_decode: bool = False,
+    verify: bool = True,
+    timeout: float | None = None,
 ) -> Classifier:
     """Loads a model file.
 
@@ -270,14 +294,20 @@ def load(
         threads: how many threads one run may use; default `$TGEMS_NUM_THREADS`, else the physical cores.
         provider: onnxruntime's execution provider, such as `CUDA`; default CPU.
         fast_decode: large JPEG files are decoded at reduced scale: sooner, with slightly other pixels.
+        verify: whether the file has to match its own digest: one that changed does not answer under the name
+            of the original. What else a model file has to be (`tgems_edge.gate`) is checked in any case.
+        timeout: seconds after which to give up on loading, or on a run of the graph; `math.inf` never does,
+            but lets Ctrl-C end a run. A run that does not end when it is told to goes on in its thread.
 
     Raises:
-        ModelFileError: the file is missing, broken, not ours, or too new.
-        InputError: a provider or a number of threads that cannot be used.
+        ModelFileError: the file is missing, broken, changed, not ours, too new, or not loaded in time.
+        InputError: a provider, a number of threads or a timeout that cannot be used.
         MissingDependency: no onnxruntime is installed.
     """
     path = Path(model) if model is not None else default_model()
-    return Classifier(path, threads=threads, provider=provider, fast_decode=fast_decode)
+    return Classifier(
+        path, threads=threads, provider=provider, fast_decode=fast_decode, verify=verify, timeout=timeout
+    )
 
 
 def default_model() -> Path:

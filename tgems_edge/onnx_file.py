@@ -2,27 +2,29 @@
 
 An ONNX file is a message of protobuf: fields one after the other, each with its number, the type of its value
 and, where that is long, its length. What is not needed is jumped over, so weights are never read, and a
-machine without a working onnxruntime can still be told what it holds in its hands.
+machine without a working onnxruntime can still be told what it holds in its hands. What such a file may
+contain before onnxruntime gets to see it is decided elsewhere (`tgems_edge.gate`).
 
-Nothing in the file is trusted. Every length has to fit into what is around it, messages within messages wait
-in a list instead of calling for each other, and there is an end to how many fields and how long texts may be.
+Nothing in the file is trusted: see `tgems_edge.protobuf`. Graphs within graphs wait in a list instead of
+calling for each other.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from tgems_edge.errors import ModelFileError
+from tgems_edge.protobuf import Messages, Nonsense, Span, as_number, as_span, require
 
-__all__ = ["Header", "Weights", "check_file", "read_header"]
+__all__ = ["Header", "Value", "Weights", "check_file", "model_name", "open_model_file", "read_header"]
 
-MOST_FIELDS = 1_000_000  # the largest towers have some ten thousand
-LONGEST_TEXT = 1 << 26  # bytes; the card names the pictures of its calibration, with 8 bytes each
 MOST_AXES = 64
 MOST_PARAMETERS = 1 << 62
 
@@ -36,6 +38,17 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Value:
+    """An input or an output of the graph."""
+
+    name: str
+    element: str | None  # its type, such as `uint8`; None where it is no tensor
+    shape: (
+        tuple[int | str, ...] | None
+    )  # an axis of any length has a name, or ""; None where it is not stated
+
+
+@dataclass(frozen=True)
 class Header:
     """What an ONNX file says about itself."""
 
@@ -43,8 +56,12 @@ class Header:
     opsets: dict[str, int]  # by domain; that of ONNX itself is ""
     producer: str  # with its version
     metadata: dict[str, str]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
     operators: Counter[str]  # nodes of each type, those of subgraphs included; of other domains a.b.Type
     weights: dict[str, Weights]  # by element type
+    external: frozenset[str]  # files that hold tensors of this one, as it names them
+    extras: frozenset[str]  # other parts that it has: functions, training, sparse tensors
 
     @property
     def opset(self) -> int:
@@ -64,224 +81,254 @@ def check_file(path: Path) -> None:
         raise ModelFileError(f"{path}: may not be read; check its permissions")
 
 
-def read_header(path: Path) -> Header:
+def model_name(model: Path | bytes) -> str:
+    """What messages call a file, or a serialised model."""
+    return str(model) if isinstance(model, Path) else "the model"
+
+
+def open_model_file(model: Path | bytes) -> AbstractContextManager[BinaryIO]:
+    """A file, or a serialised model, as a stream; unbuffered."""
+    return model.open("rb", buffering=0) if isinstance(model, Path) else BytesIO(model)
+
+
+def read_header(model: Path | bytes) -> Header:
     """Reads what an ONNX file says about itself; its weights are left where they are.
+
+    Args:
+        model: the file, or its bytes.
 
     Raises:
         ModelFileError: no such file, not ONNX, cut short, or nonsensical.
     """
-    check_file(path)
+    if isinstance(model, Path):
+        check_file(model)
     try:
-        with path.open("rb") as file:
-            return _read_model(_Messages(file), _Span(0, path.stat().st_size))
-    except _Nonsense as error:
+        with open_model_file(model) as file:
+            return _read_model(Messages(file), Span(0, file.seek(0, os.SEEK_END)))
+    except Nonsense as error:
+        name = model_name(model)
         raise ModelFileError(
-            f"{path}: not an ONNX file, or damaged or cut short ({error}); export or copy it again"
+            f"{name}: not an ONNX file, or damaged or cut short ({error}); export or copy it again"
         ) from None
-
-
-class _Nonsense(Exception):
-    """What was read cannot be ONNX."""
-
-
-class _Span(NamedTuple):
-    """Where a text, a message or anything else with a length lies in the file."""
-
-    start: int
-    stop: int
 
 
 # The fields that are read, by their numbers in onnx.proto; the names are ONNX's own.
 _MODEL = {
-    **{1: "ir_version", 2: "producer_name", 3: "producer_version"},
-    **{7: "graph", 8: "opset_import", 14: "metadata_props"},
+    **{1: "ir_version", 2: "producer_name", 3: "producer_version", 7: "graph", 8: "opset_import"},
+    **{14: "metadata_props", 20: "training_info", 25: "functions"},
 }
 _OPSET = {1: "domain", 2: "version"}
 _ENTRY = {1: "key", 2: "value"}
-_GRAPH = {1: "node", 5: "initializer"}
-_NODE = {4: "op_type", 5: "attribute", 7: "domain"}
-_ATTRIBUTE = {6: "graph", 11: "graph"}  # one, or several
-_TENSOR = {1: "dims", 2: "data_type", **dict.fromkeys((4, 5, 6, 7, 9, 10, 11), "data")}
+_GRAPH = {
+    **{1: "node", 2: "name", 5: "initializer", 11: "input", 12: "output", 13: "value_info"},
+    15: "sparse_initializer",
+}
+_NODE = {1: "input", 2: "output", 3: "name", 4: "op_type", 5: "attribute", 7: "domain"}
+_ATTRIBUTE = {
+    **{1: "name", 5: "tensor", 6: "graph", 10: "tensor", 11: "graph"},  # one, or several
+    **{22: "sparse_tensor", 23: "sparse_tensor"},
+}
+_TENSOR = {
+    **{1: "dims", 2: "data_type", 8: "name", 9: "raw_data", 13: "external_data", 14: "data_location"},
+    **dict.fromkeys((4, 5, 6, 7, 10, 11), "data"),
+}
+_VALUE = {1: "name", 2: "type"}
+_TYPE = {1: "tensor_type"}
+_TENSOR_TYPE = {1: "elem_type", 2: "shape"}
+_SHAPE = {1: "dim"}
+_AXIS = {1: "length", 2: "name"}
 
+# Element types and their bits, in the order of their numbers in ONNX; without bits where they differ.
 _ELEMENT_TYPES = (
-    "float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64 complex64 "
-    "complex128 bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz uint4 int4 float4e2m1 "
-    "float8e8m0 uint2 int2 float6e2m3 float6e3m2"
+    "float32:32 uint8:8 int8:8 uint16:16 int16:16 int32:32 int64:64 string bool:8 float16:16 float64:64 "
+    "uint32:32 uint64:64 complex64:64 complex128:128 bfloat16:16 float8e4m3fn:8 float8e4m3fnuz:8 "
+    "float8e5m2:8 float8e5m2fnuz:8 uint4:4 int4:4 float4e2m1:4 float8e8m0:8 uint2:2 int2:2 float6e2m3 "
+    "float6e3m2"
 )
-_ELEMENTS = dict(enumerate(_ELEMENT_TYPES.split(), start=1))  # by their number in ONNX
+_ELEMENTS = {
+    number: (name, int(bits or 0))
+    for number, (name, _, bits) in enumerate(
+        (kind.partition(":") for kind in _ELEMENT_TYPES.split()), start=1
+    )
+}
 _OWN_DOMAINS = ("", "ai.onnx")  # two names of the same
 
 
-def _read_model(messages: _Messages, whole: _Span) -> Header:
+@dataclass
+class _Contents:
+    """What was found in graphs so far."""
+
+    operators: Counter[str] = field(default_factory=Counter)
+    weights: dict[str, Weights] = field(default_factory=dict)
+    external: set[str] = field(default_factory=set)
+    extras: set[str] = field(default_factory=set)
+
+
+def _read_model(messages: Messages, whole: Span) -> Header:
     ir_version = 0
-    producer: dict[str, str] = {}
+    texts: dict[str, str] = {}
     opsets: dict[str, int] = {}
     metadata: dict[str, str] = {}
-    graphs: list[_Span] = []
+    graphs: list[Span] = []
+    found = _Contents()
     for name, value in messages.fields(whole, _MODEL):
         if name == "ir_version":
-            ir_version = _number(value)
+            ir_version = as_number(value)
         elif name == "opset_import":
-            opset = dict(messages.fields(_span(value), _OPSET))
-            opsets[messages.domain(opset)] = _number(opset.get("version", 0))
+            opset = messages.once(as_span(value), _OPSET)
+            domain, version = _read_domain(messages, opset), as_number(opset.get("version", 0))
+            require(opsets.setdefault(domain, version) == version, f"two opsets of {domain or 'ONNX'}")
         elif name == "metadata_props":
-            entry = dict(messages.fields(_span(value), _ENTRY))
+            entry = messages.once(as_span(value), _ENTRY)
             key = messages.text(entry, "key")
-            _require(key not in metadata, f"two values of {key[:40]!r}")
+            require(key not in metadata, f"two values of {key[:40]!r}")
             metadata[key] = messages.text(entry, "value")
         elif name == "graph":
-            graphs.append(_span(value))
+            graphs.append(as_span(value))
+        elif name in ("training_info", "functions"):
+            found.extras.add(name.removesuffix("_info"))
         else:
-            producer[name] = messages.text({name: value}, name)
-    _require(ir_version > 0, "no IR version")
-    _require(opsets.get("", 0) > 0, "no opset of ONNX's own operators")
-    _require(bool(graphs), "no graph")
-    operators, weights = _read_graphs(messages, graphs)
-    parts = (producer.get(f"producer_{part}", "") for part in ("name", "version"))
-    return Header(ir_version, opsets, " ".join(filter(None, parts)), metadata, operators, weights)
+            texts[name] = messages.text({name: value}, name)
+    require(ir_version > 0, "no IR version")
+    require(opsets.get("", 0) > 0, "no opset of ONNX's own operators")
+    require(bool(graphs), "no graph")
+    require(len(graphs) == 1, "two graphs")
+    inputs, outputs = _read_graphs(messages, graphs[0], found)
+    return Header(
+        ir_version=ir_version,
+        opsets=opsets,
+        producer=" ".join(filter(None, (texts.get(f"producer_{part}") for part in ("name", "version")))),
+        metadata=metadata,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        operators=found.operators,
+        weights=found.weights,
+        external=frozenset(found.external),
+        extras=frozenset(found.extras),
+    )
 
 
-def _read_graphs(messages: _Messages, graphs: list[_Span]) -> tuple[Counter[str], dict[str, Weights]]:
-    """Operators and weights of graphs and of all graphs within their nodes."""
-    operators: Counter[str] = Counter()
-    weights: dict[str, Weights] = {}
+def _read_graphs(messages: Messages, main: Span, found: _Contents) -> tuple[list[Value], list[Value]]:
+    """Reads a graph and all graphs within its nodes; the inputs and outputs of the outermost."""
+    ends: dict[str, list[Value]] = {"input": [], "output": [], "value_info": []}
+    graphs = [main]
     while graphs:
-        for name, value in messages.fields(graphs.pop(), _GRAPH):
+        graph = graphs.pop()
+        for name, value in messages.fields(graph, _GRAPH):
             if name == "node":
-                operator, branches = _read_node(messages, _span(value))
-                operators[operator] += 1
-                graphs += branches
+                graphs += _read_node(messages, as_span(value), found)
+            elif name == "initializer":
+                _read_weights(messages, as_span(value), found)
+            elif name == "sparse_initializer":
+                found.extras.add("sparse tensors")
+            elif name == "name":
+                messages.text({name: value}, name)
             else:
-                element, own = _read_tensor(messages, _span(value))
-                others = weights.get(element, Weights(0, 0))
-                weights[element] = Weights(others.parameters + own.parameters, others.bytes + own.bytes)
-    return operators, weights
+                end = _read_value(messages, as_span(value))
+                if graph is main:
+                    ends[name].append(end)
+    return ends["input"], ends["output"]
 
 
-def _read_node(messages: _Messages, node: _Span) -> tuple[str, list[_Span]]:
-    """Its type, and the graphs that it holds."""
-    texts: dict[str, int | _Span] = {}
-    graphs: list[_Span] = []
+def _read_node(messages: Messages, node: Span, found: _Contents) -> list[Span]:
+    """Counts a node; the graphs that it holds."""
+    texts: dict[str, int | Span] = {}
+    graphs: list[Span] = []
     for name, value in messages.fields(node, _NODE):
         if name == "attribute":
-            graphs += (_span(graph) for _, graph in messages.fields(_span(value), _ATTRIBUTE))
-        else:
+            graphs += _read_attribute(messages, as_span(value), found)
+        elif name in ("op_type", "domain"):
             texts[name] = value
+        else:
+            messages.text({name: value}, name)
     operator = messages.text(texts, "op_type")
-    _require(bool(operator), "a node without a type")
-    domain = messages.domain(texts)
-    return f"{domain}.{operator}" if domain else operator, graphs
+    require(bool(operator), "a node without a type")
+    domain = _read_domain(messages, texts)
+    found.operators[f"{domain}.{operator}" if domain else operator] += 1
+    return graphs
 
 
-def _read_tensor(messages: _Messages, tensor: _Span) -> tuple[str, Weights]:
+def _read_domain(messages: Messages, fields: Mapping[str, int | Span]) -> str:
+    """Whose operators are meant; empty for ONNX's own."""
+    domain = messages.text(fields, "domain")
+    return "" if domain in _OWN_DOMAINS else domain
+
+
+def _read_attribute(messages: Messages, attribute: Span, found: _Contents) -> list[Span]:
+    """Looks for what tensors of an attribute need; the graphs that it holds."""
+    graphs = []
+    for name, value in messages.fields(attribute, _ATTRIBUTE):
+        if name == "graph":
+            graphs.append(as_span(value))
+        elif name == "tensor":
+            _read_tensor(messages, as_span(value), found)
+        elif name == "sparse_tensor":
+            found.extras.add("sparse tensors")
+        else:
+            messages.text({name: value}, name)
+    return graphs
+
+
+def _read_weights(messages: Messages, tensor: Span, found: _Contents) -> None:
+    element, own = _read_tensor(messages, tensor, found)
+    others = found.weights.get(element, Weights(0, 0))
+    found.weights[element] = Weights(others.parameters + own.parameters, others.bytes + own.bytes)
+
+
+def _read_tensor(messages: Messages, tensor: Span, found: _Contents) -> tuple[str, Weights]:
     """Its element type and its size; the elements are jumped over."""
     shape: list[int] = []
     kind = size = 0
+    raw = external = False
+    locations: set[str] = set()
     for name, value in messages.fields(tensor, _TENSOR):
         if name == "dims":
-            shape += messages.numbers(value) if isinstance(value, _Span) else [_number(value)]
+            shape += messages.numbers(value, MOST_AXES) if isinstance(value, Span) else [as_number(value)]
         elif name == "data_type":
-            kind = _number(value)
+            kind = as_number(value)
+        elif name == "name":
+            messages.text({name: value}, name)
+        elif name == "external_data":
+            external = True
+            entry = messages.once(as_span(value), _ENTRY)
+            if messages.text(entry, "key") == "location":
+                locations.add(messages.text(entry, "value"))
+        elif name == "data_location":
+            external = external or as_number(value) != 0
         else:
-            data = _span(value)
-            size += data.stop - data.start
-    _require(kind > 0, "weights without a type")
-    _require(len(shape) <= MOST_AXES and min(shape, default=0) >= 0, "weights of an impossible shape")
+            raw = raw or name == "raw_data"
+            # One that repeats is written one by one: each is a field, of 1 byte at least.
+            size += value.stop - value.start if isinstance(value, Span) else 1
+    require(kind > 0, "weights without a type")
+    require(len(shape) <= MOST_AXES and min(shape, default=0) >= 0, "weights of an impossible shape")
     parameters = 1
     for length in shape:
         parameters *= length
-        _require(parameters <= MOST_PARAMETERS, "weights of an impossible shape")
-    return _ELEMENTS.get(kind, f"type {kind}"), Weights(parameters, size)
+        require(parameters <= MOST_PARAMETERS, "weights of an impossible shape")
+    element, bits = _ELEMENTS.get(kind, (f"type {kind}", 0))
+    if external:
+        found.external |= locations or {""}  # without a location it is no less external
+    elif raw and bits:
+        require(size == -(-parameters * bits // 8), "weights that are not as many as their shape says")
+    elif bits:  # the shortest number takes a byte, and holds no more than two of the short ones
+        require(parameters <= 4 * size, "weights that are not as many as their shape says")
+    return element, Weights(parameters, size)
 
 
-class _Messages:
-    """Reads the fields of messages in a file."""
-
-    # How a value is written. Groups, types 3 and 4, are older than ONNX.
-    _NUMBER, _WITH_LENGTH, _FIXED = 0, 2, {1: 8, 5: 4}
-    _LONGEST_HEAD = 20  # bytes of a field's key and its number or length, ten for each
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._left = MOST_FIELDS
-
-    def fields(self, message: _Span, names: Mapping[int, str]) -> Iterator[tuple[str, int | _Span]]:
-        """Those fields of a message that have a name here, in their order: a number, or where it lies."""
-        at = message.start
-        while at < message.stop:
-            self._left -= 1
-            _require(self._left >= 0, f"more than {MOST_FIELDS} fields")
-            head = self._read(_Span(at, min(at + self._LONGEST_HEAD, message.stop)))
-            key, used = _varint(head, 0)
-            number, kind = key >> 3, key & 7
-            if kind == self._NUMBER:
-                found, used = _varint(head, used)
-                value: int | _Span = found
-                at += used
-            else:
-                length = self._FIXED.get(kind)
-                if kind == self._WITH_LENGTH:
-                    length, used = _varint(head, used)
-                if length is None:
-                    raise _Nonsense(f"a field of type {kind}")
-                value = _Span(at + used, at + used + length)
-                at = value.stop
-            _require(number > 0 and at <= message.stop, "a field that does not fit")
-            if number in names:
-                yield names[number], value
-
-    def text(self, fields: Mapping[str, int | _Span], name: str) -> str:
-        """A field of text; empty where it is missing."""
-        where = _span(fields.get(name, _Span(0, 0)))
-        _require(where.stop - where.start <= LONGEST_TEXT, "a text without an end")
-        try:
-            return self._read(where).decode()
-        except UnicodeDecodeError:
-            raise _Nonsense("a text that is none") from None
-
-    def domain(self, fields: Mapping[str, int | _Span]) -> str:
-        """Whose operators are meant; empty for ONNX's own."""
-        domain = self.text(fields, "domain")
-        return "" if domain in _OWN_DOMAINS else domain
-
-    def numbers(self, packed: _Span) -> list[int]:
-        """Numbers one after the other, no more than a tensor has axes."""
-        _require(packed.stop - packed.start <= 10 * MOST_AXES, "weights of an impossible shape")
-        data, at = self._read(packed), 0
-        numbers = []
-        while at < len(data):
-            number, at = _varint(data, at)
-            numbers.append(_number(number))
-        return numbers
-
-    def _read(self, where: _Span) -> bytes:
-        self._file.seek(where.start)
-        return self._file.read(where.stop - where.start)
-
-
-def _varint(data: bytes, start: int) -> tuple[int, int]:
-    """A number in groups of 7 bits, the lowest first, and where it ends."""
-    number = 0
-    for place, byte in enumerate(data[start : start + 10]):
-        number |= (byte & 0x7F) << 7 * place
-        if byte < 0x80:
-            return number, start + place + 1
-    raise _Nonsense("a number without an end")
-
-
-def _number(value: int | _Span) -> int:
-    """A signed number of 64 bits."""
-    if isinstance(value, _Span):
-        raise _Nonsense("a text in place of a number")
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _span(value: int | _Span) -> _Span:
-    if isinstance(value, int):
-        raise _Nonsense("a number in place of a text")
-    return value
-
-
-def _require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise _Nonsense(otherwise)
+def _read_value(messages: Messages, value: Span) -> Value:
+    fields = messages.once(value, _VALUE)
+    name = messages.text(fields, "name")
+    kind = messages.once(as_span(fields.get("type", Span(0, 0))), _TYPE)
+    if "tensor_type" not in kind:
+        return Value(name, None, None)
+    tensor = messages.once(as_span(kind["tensor_type"]), _TENSOR_TYPE)
+    number = as_number(tensor.get("elem_type", 0))
+    element, _ = _ELEMENTS.get(number, (f"type {number}", 0))
+    if "shape" not in tensor:
+        return Value(name, element, None)
+    shape: list[int | str] = []
+    for _, axis in messages.fields(as_span(tensor["shape"]), _SHAPE):
+        require(len(shape) < MOST_AXES, "a value of an impossible shape")
+        length = messages.once(as_span(axis), _AXIS)
+        shape.append(as_number(length["length"]) if "length" in length else messages.text(length, "name"))
+    return Value(name, element, tuple(shape))

@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["Reporter", "Task"]
+from tgems_edge.errors import ImageError
+from tgems_edge.printable import printable
+
+__all__ = ["Reporter", "Task", "open_console"]
 
 SECONDS_BETWEEN_LINES = 10.0
+MOST_LEFT_OUT = 10  # pictures that are named
+
+
+class _Console(Console):
+    """A console that leaves a gone reader to us: rich would end the process with the code of a finding."""
+
+    def on_broken_pipe(self) -> None:
+        """Let what rich is handling reach us."""
+        raise
+
+
+def open_console(*, stderr: bool) -> Console:
+    """A console that prints names as they are; rich honours NO_COLOR and terminals without colours."""
+    return _Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Reporter:
     """Where a command says what it does. `quiet` silences everything but warnings."""
 
     def __init__(self, *, quiet: bool = False):
-        """Writes to standard error; rich honours NO_COLOR and terminals without colours."""
+        """Write to standard error."""
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = open_console(stderr=True)
+        self._left_out = 0
 
-    def say(self, message: str) -> None:
-        """One line about what happened."""
+    def say(self, message: object) -> None:
+        """Print one line about what happened."""
         if not self.quiet:
-            self.console.print(message, markup=False)
+            self._print(str(message))
 
-    def warn(self, message: str) -> None:
-        """One line the user should not miss, quiet or not."""
-        self.console.print(f"warning: {message}", markup=False, style="yellow")
+    def warn(self, message: object) -> None:
+        """Print one line that the user should not miss, quiet or not."""
+        self._print(f"warning: {message}", style="yellow")
+
+    def leave_out(self, error: ImageError) -> None:
+        """Warn that a picture is left out; of many, only the first are named."""
+        self._left_out += 1
+        if self._left_out <= MOST_LEFT_OUT:
+            self.warn(f"left out: {error}")
+        elif self._left_out == MOST_LEFT_OUT + 1:
+            self.warn("left out: more pictures, which are no longer named here")
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        with suppress(OSError, ValueError):  # standard error is closed or full: nobody can be told
+            self.console.print(printable(line), style=style)
 
     def task(self, description: str, total: int, *, done: int = 0, unit: str = "") -> Task:
         """A piece of long work with `total` steps of a `unit`, `done` of which an earlier run did."""
@@ -40,20 +71,20 @@ class Task:
 
     def __init__(self, reporter: Reporter, description: str, total: int, done: int, unit: str):
         """See `Reporter.task`."""
-        self._reporter, self._description, self._unit = reporter, description, unit
+        self._reporter, self._description, self._unit = reporter, printable(description), unit
         self._total, self._done, self._done_before = total, done, done
         self._started = self._last_line = monotonic()
         self._note = ""
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=reporter.console,
             disable=reporter.quiet or not reporter.console.is_terminal,
         )
-        self._id = self._bar.add_task(description, total=total, completed=done, status="")
+        self._id = self._bar.add_task(self._description, total=total, completed=done, status="")
 
     def __enter__(self) -> Task:
         """Starts the bar."""
@@ -71,7 +102,7 @@ class Task:
     def advance(self, steps: int, note: str = "") -> None:
         """Counts `steps` more as done; `note` is what is worth seeing meanwhile."""
         self._done += steps
-        self._note = note
+        self._note = printable(note)
         self._bar.update(self._id, completed=self._done, status=self._status())
         if not self._reporter.console.is_terminal and monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._line()

@@ -14,6 +14,8 @@ __all__ = ["NewerSchema", "from_json", "meant_by_missing", "to_json"]
 
 T = TypeVar("T")
 
+LARGEST_INTEGER = (1 << 63) - 1
+
 _MEANT = "meant by missing"
 _kinds = functools.cache(typing.get_type_hints)  # of a dataclass's fields; it compiles them each time
 
@@ -111,6 +113,8 @@ def _read(kind: type[T], value: Any, where: str) -> T:
         result = kind(**{name: _read(hints[name], given[name], f"{where}.{name}") for name in names})
     elif kind is float and type(value) in (int, float):
         result = _finite(value, where)
+    elif type(value) is int and abs(value) > LARGEST_INTEGER:
+        raise _unexpected(where, "a number of 64 bits")
     elif type(value) is not kind:
         raise _unexpected(where, f"of type {kind.__name__}")
     else:

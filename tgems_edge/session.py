@@ -6,36 +6,41 @@ imported here and nowhere else, and only when a file is opened.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import NDArray
 
-from tgems_edge.card import Card
+from tgems_edge.background import Overdue, call
 from tgems_edge.errors import InputError, MissingDependency, ModelFileError
+from tgems_edge.gate import IMAGE, INPUT, OUTPUTS, CheckedFile, check_structure
 from tgems_edge.machine import physical_cores
-from tgems_edge.onnx_file import check_file
+from tgems_edge.onnx_file import model_name
 
 if TYPE_CHECKING:
     import onnxruntime
 
 __all__ = [
+    "IMAGE",
+    "INPUT",
+    "OUTPUTS",
     "choose_threads",
     "describe_provider",
     "import_onnxruntime",
     "open_session",
-    "read_card",
     "run_session",
 ]
 
 CPU = "CPUExecutionProvider"
-INPUT = "pixels"  # resized and cropped, (B, H, W, 3)
-IMAGE = "image"  # whole, (H, W, 3) of any size
 MOST_THREADS = 1024
-OUTPUTS = ["rates", "probabilities", "label", "exit_layer"]
+
+T = TypeVar("T")
 
 
 def import_onnxruntime() -> ModuleType:
@@ -55,22 +60,31 @@ def import_onnxruntime() -> ModuleType:
 
 
 def open_session(
-    model: Path | bytes, *, threads: int | None = None, provider: str | None = None
+    model: CheckedFile | Path | bytes,
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
+    timeout: float | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Loads a model file, or a serialised model.
+    """Loads a file that passed the gate, or a graph that was made here.
 
     Args:
-        model: the file, or its bytes.
+        model: a checked file; a path, whose structure is checked first; or the bytes of a graph of our own,
+            which is not checked.
         threads: intra-op threads; default `$TGEMS_NUM_THREADS`, else the physical cores.
         provider: an execution provider by name, with or without `ExecutionProvider`; default CPU.
+        timeout: see `run_session`.
 
     Raises:
-        ModelFileError: missing, truncated or not ONNX, or too new for the installed onnxruntime.
+        ModelFileError: missing, truncated or not ONNX, with what no model file has, too new for the installed
+            onnxruntime, or not loaded in time.
         InputError: a provider that this onnxruntime does not have, or that left everything to the CPU.
         MissingDependency: no onnxruntime is installed.
     """
     if isinstance(model, Path):
-        check_file(model)
+        model = check_structure(model)
+    source = model.source if isinstance(model, CheckedFile) else model
+    name = model_name(source)
     onnxruntime = import_onnxruntime()
     chosen = _resolve_provider(provider, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
@@ -83,12 +97,22 @@ def open_session(
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if chosen != CPU:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # `_count_nodes`
-    source = str(model) if isinstance(model, Path) else model
+    load = partial(
+        onnxruntime.InferenceSession,
+        source if isinstance(source, bytes) else str(source),
+        options,
+        providers=[chosen],
+        enable_fallback=0,
+    )
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=[chosen], enable_fallback=0)
+        session = _call(load, timeout, lambda: None)
+    except Overdue:
+        raise ModelFileError(f"{name}: not loaded within {timeout:g} s; give it more time") from None
     except Exception as error:  # onnxruntime's exceptions share no base class
-        reason = " ".join(str(error).replace(source, "").split()) if isinstance(source, str) else str(error)
-        raise _refusal(_name(model), reason, onnxruntime.__version__, chosen) from None
+        reason = " ".join(str(error).replace(name, "").split())
+        raise _refusal(name, reason, onnxruntime.__version__, chosen) from None
+    if isinstance(model, CheckedFile):
+        model.refuse_changes()
     session.disable_fallback()  # a run that fails elsewhere would be run again on the CPU
     _check_placement(session, chosen)
     return session
@@ -106,39 +130,47 @@ def describe_provider(session: onnxruntime.InferenceSession) -> str:
 
 
 def run_session(
-    session: onnxruntime.InferenceSession, outputs: list[str], inputs: dict[str, NDArray[Any]]
+    session: onnxruntime.InferenceSession,
+    outputs: list[str],
+    inputs: dict[str, NDArray[Any]],
+    *,
+    name: str,
+    timeout: float | None = None,
 ) -> list[NDArray[Any]]:
     """Runs a graph.
 
+    Args:
+        session: the graph.
+        outputs: names of those wanted.
+        inputs: by name.
+        name: of the file, for messages.
+        timeout: seconds after which to give up. With one, or with `math.inf`, the graph runs in another
+            thread, so that Ctrl-C ends it as well; with None it runs in this thread, 0.1 ms sooner.
+
     Raises:
-        ModelFileError: it cannot be run on this input, here and now.
+        ModelFileError: it cannot be run on this input, here and now, or not in time.
     """
+    options = import_onnxruntime().RunOptions()
+    run = partial(session.run, outputs, inputs, options)
     try:
-        results: list[NDArray[Any]] = session.run(outputs, inputs)
+        results: list[NDArray[Any]] = _call(run, timeout, partial(setattr, options, "terminate", True))
+    except Overdue:
+        raise ModelFileError(
+            f"{name}: no answer within {timeout:g} s; give it more time, or fewer pictures at once"
+        ) from None
     except Exception as error:  # as above
         raise ModelFileError(
-            f"the model could not be run ({' '.join(str(error).split())}); try fewer pictures at once or "
+            f"{name}: could not be run ({' '.join(str(error).split())}); try fewer pictures at once or "
             "another provider, or export it again"
         ) from None
     return results
 
 
-def read_card(session: onnxruntime.InferenceSession, name: str) -> Card:
-    """The card in a loaded model.
-
-    Raises:
-        ModelFileError: an ONNX file without a card, or with one that cannot be used.
-    """
-    card = Card.from_metadata(session.get_modelmeta().custom_metadata_map, name)
-    classes: list[int | str] = [len(card.classes)]
-    implied = dict(zip(OUTPUTS, (classes, classes, [], []), strict=True))
-    implied[card.input] = [*card.preprocessing.size, 3] if card.input == INPUT else ["W", 3]
-    tensors = [*session.get_inputs(), *session.get_outputs()]
-    if {tensor.name: tensor.shape[1:] for tensor in tensors} != implied:
-        raise ModelFileError(
-            f"{name}: its inputs and outputs are not those its card implies; export it again"
-        )
-    return card
+def _call(function: Callable[[], T], timeout: float | None, stop: Callable[[], object]) -> T:
+    """Calls what may take for ever; see `run_session`."""
+    if timeout is None:
+        return function()
+    return call(function, None if math.isinf(timeout) else timeout, stop)
 
 
 def choose_threads(asked: int | None) -> int:
@@ -217,7 +249,3 @@ def _count_nodes(session: onnxruntime.InferenceSession) -> Counter[str] | None:
         return None
     parts = session.get_provider_graph_assignment_info()
     return Counter(part.ep_name for part in parts for _ in part.get_nodes())
-
-
-def _name(model: Path | bytes) -> str:
-    return str(model) if isinstance(model, Path) else "the model"

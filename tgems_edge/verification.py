@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from tgems_edge.card import Card, Sample, find_card, is_sealed, noise_pixels
 from tgems_edge.errors import ImageError, ModelFileError, ParityError
+from tgems_edge.gate import check_structure
 from tgems_edge.images import decode
 from tgems_edge.model import Classifier
-from tgems_edge.onnx_file import read_header
 from tgems_edge.rates import top_k
 
 __all__ = ["TOLERANCE", "SampleCheck", "Stage", "check_samples", "check_unchanged", "relative_difference"]
@@ -67,9 +67,9 @@ def check_unchanged(model: Path) -> None:
 
     Raises:
         ParityError: it is not byte for byte what was exported.
-        ModelFileError: missing, not ONNX, cut short, or without a card.
+        ModelFileError: missing, cut short, without a card, or with what no model file has.
     """
-    find_card(read_header(model).metadata, str(model))
+    find_card(check_structure(model).header.metadata, str(model))
     if not is_sealed(model):
         raise ParityError(f"{model}: changed since it was exported (its digest does not hold); copy it again")
 

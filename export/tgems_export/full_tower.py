@@ -14,8 +14,8 @@ from torch import nn
 from tgems_edge.bench.tower_card import TOWER_KEY, TowerCard
 from tgems_edge.errors import InputError
 from tgems_edge.records import to_json
+from tgems_export.encoders.checkpoints.loading import DEMO, RANDOM
 from tgems_export.encoders.encoder import load_encoder
-from tgems_export.encoders.loading import DEMO, RANDOM
 from tgems_export.exporting.graph import IR_VERSION
 
 __all__ = ["export_plain", "write_full_tower"]

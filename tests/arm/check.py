@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tgems_edge.images import find_pictures
+from tgems_edge.folders import find_pictures
 from tgems_edge.model import built_in_model, load
 from tgems_export.pictures import draw, draw_many
 
@@ -80,7 +80,7 @@ class Device:
     def transcript(self, models: list[str]) -> str:
         """What `verify` and `classify` print for every file and the first pictures, with the commands."""
         pictures = [
-            f"pictures/{path.name}" for path in find_pictures(self.data / "pictures")[:SHOWN_PICTURES]
+            f"pictures/{path.name}" for path in find_pictures(self.data / "pictures").paths[:SHOWN_PICTURES]
         ]
         lines = []
         for model in models:
@@ -144,7 +144,7 @@ def gather(data: Path, models: list[Path], pictures: Path | None) -> list[str]:
     names = sorted(path.name for path in data.iterdir())
     shutil.copy2(built_in_model(), data / "built-in.onnx")
     (data / "pictures").mkdir()
-    for picture in find_pictures(pictures or ROOT / "examples"):
+    for picture in find_pictures(pictures or ROOT / "examples").paths:
         shutil.copy2(picture, data / "pictures" / "-".join(picture.parts[-2:]))
     if not pictures:
         for number, drawn in enumerate(draw_many(PICTURES)):

@@ -18,6 +18,7 @@ from tgems_edge.card import (
     Parity,
     Sample,
     noise_pixels,
+    seal,
 )
 from tgems_edge.images import Preprocessing
 from tgems_edge.model import built_in_model, load
@@ -106,12 +107,12 @@ def dynamic_card(calibrated_card):
 
 @pytest.fixture
 def write_model(tmp_path):
-    """write_model(nodes, constants, card, name): the path of a model of 6 x 10 pixels."""
+    """write_model(nodes, constants, card, name): the path of a sealed model of 6 x 10 pixels."""
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto
 
     def write_model(nodes, constants, card, name):
-        """`card` is a Card, its text, or None for a file without one."""
+        """`card` is a Card, its text in a file that is not sealed, or None for a file without one."""
         classes = count_classes(card)
         graph = helper.make_graph(
             [helper.make_node(op, inputs, [output], **options) for op, inputs, output, options in nodes],
@@ -129,11 +130,27 @@ def write_model(tmp_path):
         if card is not None:
             text = card if isinstance(card, str) else card.to_json()
             helper.set_model_props(model, {METADATA_KEY: text})
-        path = tmp_path / name
-        path.write_bytes(model.SerializeToString())
+        path, data = tmp_path / name, model.SerializeToString()
+        path.write_bytes(seal(data) if isinstance(card, Card) else data)
         return path
 
     return write_model
+
+
+@pytest.fixture(scope="session")
+def rewrite():
+    """rewrite(path, edit): changes the model in a file with onnx, and seals it again."""
+    onnx = pytest.importorskip("onnx")
+
+    def rewrite(path, edit):
+        model = onnx.load(path)
+        edit(model)
+        for entry in model.metadata_props:
+            entry.value = re.sub('"file_sha256": "[0-9a-f]{64}"', f'"file_sha256": "{"0" * 64}"', entry.value)
+        path.write_bytes(seal(model.SerializeToString()))
+        return path
+
+    return rewrite
 
 
 def count_classes(card):

@@ -1,8 +1,8 @@
 """`tgems-edge bench`: what it measures, in turn and in processes of its own, and what it says of the rest."""
 
 import json
-import os
 import random
+import shlex
 import shutil
 import time
 from dataclasses import replace
@@ -148,7 +148,7 @@ class TestText:
         assert "give --pictures FOLDER" in words
         assert max(map(len, done.stdout.splitlines())) <= 80
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1 and errors[0].startswith("error: broken.onnx: not a model")
+        assert len(errors) == 1 and errors[0].startswith("error: broken.onnx: not an ONNX file")
 
     def test_one_file_alone(self):
         done = bench("--quiet")
@@ -221,12 +221,22 @@ class TestBadInput:
 
     def test_against_full_without_the_workstation_side_names_what_to_install(self, folder, monkeypatch):
         (folder / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
-        paths = [str(folder), os.environ.get("PYTHONPATH", "")]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        monkeypatch.syspath_prepend(folder)
         done = bench("--against", "full")
         assert (done.exit_code, done.stdout) == (2, "")
         assert done.stderr.splitlines()[-1].startswith("error: --against full: ")
         assert "pip install 'tgems-edge[export]'" in done.stderr.splitlines()[-1]
+
+    @pytest.mark.parametrize(
+        "encoder", ["local-dir:clip", "hf-hub:some/body", "../clip", "--help", "a; rm b"]
+    )
+    def test_against_full_does_not_load_what_a_card_names(self, colour_model, colour_card, encoder):
+        card = replace(colour_card, encoder=replace(colour_card.encoder, name=encoder))
+        done = bench(colour_model(card), "--against", "full")
+        assert (done.exit_code, done.stdout) == (2, "")
+        said = done.stderr.splitlines()[-1]
+        assert "is not loaded on a file's word; if you trust it: " in said
+        assert f"make_tower full {shlex.quote(encoder)} full.onnx" in said
 
 
 class TestFreshProcesses:
@@ -240,6 +250,7 @@ class TestFreshProcesses:
     )
     def test_what_ends_one_ends_nothing_else(self, folder, monkeypatch, body, said):
         (folder / "doomed.py").write_text(body)
+        monkeypatch.syspath_prepend(folder)
         monkeypatch.setattr(fresh, "CHILD", "doomed")
         entry = fresh.Entry("model", built_in_model(), None)
         with pytest.raises(ModelFileError) as caught:

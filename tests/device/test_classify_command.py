@@ -306,7 +306,7 @@ class TestSeveralExits:
         model = dynamic_model(replace(dynamic_card, dynamic=dynamic))
         done = classify(*sky, "--model", model, "--quiet")
         assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
-        assert done.stderr.startswith("error: the model answered from block 2")
+        assert done.stderr.startswith(f"error: {model}: the graph gave an answer from block 2")
 
 
 class TestPictures:
@@ -374,7 +374,7 @@ class TestFailures:
             (["*.nothing"], "matches no file"),
             (["a.png", "--model", "missing.onnx"], "no such model file"),
             (["a.png", "--model", "empty"], "a folder, not a model file"),
-            (["a.png", "--model", "a.png"], "not a model"),
+            (["a.png", "--model", "a.png"], "not an ONNX file"),
             (["a.png", "--provider", "TPU"], "no provider 'TPU'"),
             (["a.png", "--top", "0"], "--top"),
             (["a.png", "--batch", "0"], "--batch"),

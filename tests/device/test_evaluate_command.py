@@ -5,16 +5,25 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from tgems_edge import evaluation
 from tgems_edge.card import CalibrationData, Gate, Quantisation
+from tgems_edge.cli import app
+from tgems_edge.data import read_labelled
+from tgems_edge.model import load
+from tgems_edge.progress import Reporter
 
 KEYS = {
     *("model", "data", "images", "unreadable", "accuracy", "top", "calibration_error", "sets", "rejected"),
-    *("classes", "confusion", "exit_layers", "exits", "operations", "milliseconds"),
+    *("classes", "confusion", "confusions", "exit_layers", "exits", "operations", "milliseconds"),
 }
 # Yellow is as red as green, and equal rates go to the first class.
 ALBUM = {
@@ -74,12 +83,18 @@ def measured(*arguments):
 
 class TestJson:
     def test_a_calibrated_file_has_every_figure(self, album, colour_model, calibrated_card):
-        found = measured(album, "--model", colour_model(calibrated_card))
+        path = colour_model(calibrated_card)
+        found = measured(album, "--model", path)
         assert found.keys() == KEYS
-        assert found["model"] == f"sha256:{calibrated_card.file_sha256}"
+        assert found["model"] == f"sha256:{load(path).card.file_sha256}"
         assert (found["images"], found["unreadable"]) == (10, 0)
         assert (found["accuracy"], found["top"]) == (0.7, {"1": 0.7, "2": 0.8})
         assert found["confusion"] == CONFUSION
+        assert found["confusions"] == [
+            {"label": "green", "taken_for": "red", "images": 1},
+            {"label": "green", "taken_for": "blue", "images": 1},
+            {"label": "blue", "taken_for": "red", "images": 1},
+        ]
         assert found["exit_layers"] == {"4": 10}
         assert found["exits"] is found["operations"] is None
         assert found["rejected"] == {"0.01": 0.1, "0.05": 0.1, "0.1": 0.1, "0.2": 0.1}
@@ -193,6 +208,58 @@ class TestText:
         card = replace(calibrated_card, classes=(long, "green", "blue"))
         done = evaluate("long", "--model", colour_model(card))
         assert "green taken for blue: 1 of 1" in done.stdout
+
+
+class TestThousandsOfClasses:
+    CLASSES = 8000
+
+    @pytest.fixture
+    def found(self, paint, colour_model, calibrated_card):
+        """found(*options): the finished command, and the most memory that Python took meanwhile."""
+        others = tuple(f"shade {number}" for number in range(self.CLASSES - 3))
+        sample = replace(calibrated_card.samples[0], rates=(0.0,) * self.CLASSES)
+        names = ("red", "green", "blue", *others)
+        card = replace(calibrated_card, classes=names, samples=(sample,), classes_not_trained=())
+        model = colour_model(card)
+        paint("thousands", {**ALBUM, **{name: ["blue"] for name in others[:30]}})
+
+        def found(*options):
+            tracemalloc.start()
+            try:
+                done = CliRunner().invoke(app, ["evaluate", "thousands", "--model", str(model), *options])
+                return done, tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+        return found
+
+    def test_json_lists_the_confused_pairs_without_a_matrix(self, found):
+        done, memory = found("--json", "--quiet")
+        assert done.exit_code == 0, done.stderr
+        line = json.loads(done.stdout)
+        assert line["confusion"] is None and len(line["classes"]) == self.CLASSES
+        assert len(line["confusions"]) == 33
+        assert line["confusions"][0] == {"label": "green", "taken_for": "red", "images": 1}
+        assert memory < 100e6  # a matrix of 8000 classes takes 512 MB
+
+    def test_text_names_the_worst_and_counts_the_others(self, found):
+        done, memory = found()
+        assert done.exit_code == 0, done.stderr
+        assert "no folder for 7967 of the model's classes: shade 30, " in done.stderr
+        assert "and 7962 more" in done.stderr
+        assert len(done.stdout.splitlines()) < 50 and memory < 100e6
+
+
+def test_chunks_change_nothing(album, colour_model, calibrated_card, monkeypatch):
+    classifier = load(colour_model(calibrated_card), threads=1)
+    folder = read_labelled(Path(album))
+    whole = evaluation.evaluate(classifier, folder, Reporter(quiet=True))
+    monkeypatch.setattr(evaluation, "CHUNK", 3)
+    parts = evaluation.evaluate(classifier, folder, Reporter(quiet=True))
+    for name in ("top", "sets", "rejected", "calibration_error", "exit_layers"):
+        assert getattr(parts, name) == getattr(whole, name)
+    for name in ("confusions", "class_accuracy", "class_coverage"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
 
 class TestSeveralExits:

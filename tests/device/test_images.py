@@ -15,7 +15,7 @@ from PIL import Image
 
 from tgems_edge.card import noise_pixels
 from tgems_edge.errors import ImageError
-from tgems_edge.images import Preprocessing, decode, find_pictures, read_pixels, to_pixels
+from tgems_edge.images import Preprocessing, decode, read_pixels, to_pixels
 
 Transpose = Image.Transpose
 
@@ -266,15 +266,6 @@ class TestInputs:
     def test_an_array_of_another_kind_is_refused_with_its_shape(self, array):
         with pytest.raises(ImageError, match=re.escape(str(array.shape))):
             decode(array)
-
-    def test_pictures_in_a_folder_are_found_by_suffix_and_sorted(self, tmp_path):
-        pictures = ["a.JPEG", "a.jpg", "b/c/d.png", "c.webp", "d.tiff", "e.bmp", "f.gif"]
-        others = [".a.jpg", ".git/a.jpg", "a.txt", "a.pdf", "a.eps", "a.mpg", "jpg", "a.jpg.part", "a"]
-        for name in pictures + others:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).touch()
-        (tmp_path / "folder.jpg").mkdir()
-        assert find_pictures(tmp_path) == [tmp_path / name for name in pictures]
 
 
 class TestDamage:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from tgems_edge.card import Accuracy, Gate, Quantisation, Resizing, seal
+from tgems_edge.card import Accuracy, Gate, Quantisation, Resizing
 from tgems_edge.cli import app
 from tgems_edge.model import built_in_model, load
 from tgems_edge.onnx_file import read_header
@@ -19,23 +19,11 @@ def inspect(*arguments):
 
 
 @pytest.fixture
-def sealed(colour_model):
-    """sealed(card): the path of a file that was exported with this card."""
-
-    def sealed(card):
-        path = colour_model(card)
-        path.write_bytes(seal(path.read_bytes()))
-        return path
-
-    return sealed
-
-
-@pytest.fixture
-def rows(sealed):
+def rows(colour_model):
     """rows(card): what is shown of it, by name; a text on several lines is one."""
 
     def rows(card):
-        done = inspect(sealed(card))
+        done = inspect(colour_model(card))
         assert (done.exit_code, done.stderr) == (0, "")
         shown = {}
         for line in done.stdout.splitlines()[1:]:
@@ -145,10 +133,10 @@ class TestText:
         card = replace(colour_card, classes=names, samples=(replace(sample, rates=(0.0,) * 1000),))
         assert rows(card)["classes"].endswith("class 18, class 19, and 980 more")
 
-    def test_several_exits_are_a_table(self, sealed, dynamic_card):
+    def test_several_exits_are_a_table(self, colour_model, dynamic_card):
         late = replace(dynamic_card.dynamic.exits[1], pool="mean")
         dynamic = replace(dynamic_card.dynamic, exits=(dynamic_card.dynamic.exits[0], late))
-        done = inspect(sealed(replace(dynamic_card, pool="mean", dynamic=dynamic)))
+        done = inspect(colour_model(replace(dynamic_card, pool="mean", dynamic=dynamic)))
         assert done.exit_code == 0
         lines = done.stdout.splitlines()
         table = lines[lines.index(next(line for line in lines if line.startswith("exit  "))) :]
@@ -174,8 +162,8 @@ class TestFindings:
         assert "classes" not in done.stdout and "digest" not in done.stdout
         assert done.stderr == f"error: {path}: it has no card, `tgems-edge export` did not make it\n"
 
-    def test_a_file_that_has_changed_is_shown_all_the_same(self, sealed, colour_card):
-        path = sealed(colour_card)
+    def test_a_file_that_has_changed_is_shown_all_the_same(self, colour_model, colour_card):
+        path = colour_model(colour_card)
         path.write_bytes(path.read_bytes().replace(b"exit_layer", b"exit_later"))
         done = inspect(path)
         assert done.exit_code == 1

@@ -21,6 +21,7 @@ from tgems_edge.errors import ImageError, InputError, MissingDependency, ModelFi
 from tgems_edge.images import decode, to_pixels
 from tgems_edge.machine import physical_cores
 from tgems_edge.model import Classifier, Result, built_in_model, load
+from tgems_edge.session import open_session
 
 GREEN = np.full((6, 10, 3), (0, 255, 0), np.uint8)
 YELLOW = np.full((6, 10, 3), (255, 255, 0), np.uint8)
@@ -291,13 +292,14 @@ class TestSeveralExits:
         model = load(dynamic_model(replace(dynamic_card, dynamic=dynamic)))
         assert model.classify(NAVY).label == "blue"
         with pytest.raises(
-            ModelFileError, match=r"^the model answered from block 2, which is no exit of its"
+            ModelFileError,
+            match=r"dynamic.onnx: the graph gave an answer from block 2",
         ):
             model.classify_batch([NAVY, GREEN])
 
     def test_a_static_file_that_answers_from_elsewhere_is_refused(self, colour_model, colour_card):
         model = load(colour_model(replace(colour_card, layer=5)))
-        with pytest.raises(ModelFileError, match="answered from block 4"):
+        with pytest.raises(ModelFileError, match="an answer from block 4"):
             model.classify(GREEN)
 
 
@@ -399,7 +401,7 @@ class TestSettings:
 
 class TestRunning:
     def test_a_run_that_fails_is_one_line(self, classifier):
-        with pytest.raises(ModelFileError, match=r"^the model could not be run \([^\n]*\); try fewer"):
+        with pytest.raises(ModelFileError, match=r"demo/model.onnx: could not be run \([^\n]*\); try fewer"):
             classifier.run([np.zeros((1, 2, 3), np.uint8)])
 
     def test_a_run_is_not_repeated_on_the_cpu(self, classifier):
@@ -454,12 +456,8 @@ class TestBadFiles:
         other = replace(colour_card, preprocessing=replace(colour_card.preprocessing, size=(10, 6)))
         assert "not those its card implies" in refusal(colour_model(other))
 
-    def test_a_model_with_other_outputs_is_refused(self, colour_model):
-        onnx = pytest.importorskip("onnx")
-        path = colour_model()
-        model = onnx.load(path)
-        del model.graph.output[-1]
-        path.write_bytes(model.SerializeToString())
+    def test_a_model_with_other_outputs_is_refused(self, colour_model, rewrite):
+        path = rewrite(colour_model(), lambda model: model.graph.output.pop())
         assert "not those its card implies" in refusal(path)
 
     def test_a_card_for_another_number_of_classes_is_refused(self, colour_model, colour_card):
@@ -467,12 +465,8 @@ class TestBadFiles:
         other = replace(colour_card, classes=("red", "green"), samples=(sample,))
         assert "not those its card implies" in refusal(colour_model(other.to_json()))
 
-    def test_a_model_too_new_for_this_onnxruntime_says_so(self, tmp_path, colour_model):
-        onnx = pytest.importorskip("onnx")
-        path = colour_model()
-        model = onnx.load(path)
-        model.ir_version = 9999
-        path.write_bytes(model.SerializeToString())
+    def test_a_model_too_new_for_this_onnxruntime_says_so(self, colour_model, rewrite):
+        path = rewrite(colour_model(), lambda model: setattr(model, "ir_version", 9999))
         assert "too old" in refusal(path)
 
     def test_a_model_that_this_onnxruntime_cannot_run_says_so(self, tmp_path):
@@ -487,7 +481,8 @@ class TestBadFiles:
         path = tmp_path / "m.onnx"
         opsets = [onnx.helper.make_opsetid("", 18)]
         onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-        assert "cannot run it" in refusal(path)
+        with pytest.raises(ModelFileError, match="cannot run it"):
+            open_session(path)
 
     def test_the_bytes_of_a_model_can_be_loaded_too(self, colour_model):
         assert Classifier(colour_model().read_bytes()).classify(GREEN).label == "green"

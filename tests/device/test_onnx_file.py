@@ -9,14 +9,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tgems_edge.errors import ModelFileError
+from tgems_edge.gate import check_model_file
 from tgems_edge.model import built_in_model
-from tgems_edge.onnx_file import Weights, read_header
+from tgems_edge.onnx_file import Value, Weights, read_header
 
 # Numbers of the fields in onnx.proto that are used below.
 IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSET, METADATA = 1, 2, 3, 7, 8, 14
 NODE, INITIALIZER = 1, 5
 TYPE, ATTRIBUTE, DOMAIN = 4, 5, 7
 BRANCH, BRANCHES = 6, 11
+INPUT, OUTPUT = 11, 12
+TENSOR, TENSORS = 5, 10
+EXTERNAL, LOCATION = 13, 14
 DIMS, ELEMENT, RAW = 1, 2, 9
 FLOAT, INT8 = 1, 3
 
@@ -155,6 +159,48 @@ class TestWhatItFinds:
         )
         assert header.weights == {"float32": Weights(7, 28), "int8": Weights(5, 5)}
 
+    def test_inputs_and_outputs_have_types_and_shapes(self, read):
+        shape = message((1, message((2, "B"))), (1, message((1, 3))), (1, b""))
+        tensor = message((1, 7), (2, shape))
+        data = model(
+            (INPUT, message((1, "x"), (2, message((1, tensor))))),
+            (INPUT, message((1, "unknown"))),
+            (OUTPUT, message((1, "y"), (2, message((1, message((1, FLOAT))))))),
+            (
+                OUTPUT,
+                message((1, "list"), (2, message((4, message((1, message((1, tensor)))))))),
+            ),
+        )
+        header = read(data)
+        assert header.inputs == (Value("x", "int64", ("B", 3, "")), Value("unknown", None, None))
+        assert header.outputs == (Value("y", "float32", None), Value("list", None, None))
+
+    def test_inputs_of_subgraphs_are_not_those_of_the_model(self, read):
+        inner = message((INPUT, message((1, "inner"))))
+        assert read(model(node("If", (ATTRIBUTE, message((BRANCH, inner)))))).inputs == ()
+
+    def test_tensors_in_other_files_are_found_wherever_they_are(self, read):
+        def elsewhere(name):
+            return message((ELEMENT, FLOAT), (EXTERNAL, message((1, "location"), (2, name))), (LOCATION, 1))
+
+        inner = message((INITIALIZER, elsewhere("a")))
+        constants = (ATTRIBUTE, message((TENSOR, elsewhere("b")), (TENSORS, elsewhere("c"))))
+        header = read(
+            model(
+                node("If", (ATTRIBUTE, message((BRANCH, inner)))),
+                node("Constant", constants),
+                (INITIALIZER, message((ELEMENT, FLOAT), (LOCATION, 1))),
+                (INITIALIZER, elsewhere("d")),
+            )
+        )
+        assert header.external == {"a", "b", "c", "", "d"}
+
+    def test_parts_that_few_files_have_are_named(self, read):
+        assert read(SMALLEST).extras == frozenset()
+        assert read(SMALLEST + message((20, b""), (25, b""))).extras == {"training", "functions"}
+        assert read(model((15, b""))).extras == {"sparse tensors"}
+        assert read(model(node("Constant", (ATTRIBUTE, message((22, b"")))))).extras == {"sparse tensors"}
+
     def test_types_of_the_future_have_their_number(self, read):
         assert read(model(weights([2], 99, b"12"))).weights == {"type 99": Weights(2, 2)}
 
@@ -216,12 +262,24 @@ class TestWhatItRefuses:
             (SMALLEST + message((METADATA, message((1, b"\xff"), (2, "1")))), "a text that is none"),
             (SMALLEST + b"\xff" * 20, "a number without an end"),
             (SMALLEST + field(PRODUCER, "long")[:-1], "a field that does not fit"),
+            (SMALLEST + message((GRAPH, b"")), "two graphs"),
+            (SMALLEST + message((OPSET, message((1, "ai.onnx"), (2, 17)))), "two opsets of ONNX"),
+            (SMALLEST + message((METADATA, message((1, "a"), (1, "b")))), "two values of key"),
             (model((NODE, b"")), "a node without a type"),
+            (model(node("Add", (3, b"\xff"))), "a text that is none"),
+            (model(node("Add", (1, b"\xff"))), "a text that is none"),
+            (model((INPUT, message((1, b"\xff")))), "a text that is none"),
+            (model(weights([2], FLOAT, bytes(4))), "not as many as their shape says"),
+            (model(weights([1], FLOAT, bytes(8))), "not as many as their shape says"),
+            (
+                model((INITIALIZER, message((DIMS, 9), (ELEMENT, INT8), (5, bytes(2))))),
+                "not as many as their",
+            ),
             (model(weights([2], 0, b"")), "weights without a type"),
             (model(weights([-2], FLOAT, b"")), "an impossible shape"),
             (model(weights([1 << 40] * 2, FLOAT, b"")), "an impossible shape"),
             (model(weights([1] * 65, FLOAT, b"")), "an impossible shape"),
-            (model((INITIALIZER, message((DIMS, bytes(1000))))), "an impossible shape"),
+            (model((INITIALIZER, message((DIMS, bytes(1000))))), "more than 64 numbers"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
@@ -244,11 +302,11 @@ class TestWhatItRefuses:
         assert read(message((IR_VERSION, 8), (GRAPH, graph), OWN_OPSET)).operators == {"If": 3000}
 
     def test_more_fields_than_any_model_has(self, refusal, monkeypatch):
-        monkeypatch.setattr("tgems_edge.onnx_file.MOST_FIELDS", 1000)
+        monkeypatch.setattr("tgems_edge.protobuf.MOST_FIELDS", 1000)
         assert "more than 1000 fields" in refusal(SMALLEST + field(99, 1) * 1000)
 
     def test_a_text_that_would_fill_the_memory(self, refusal, monkeypatch):
-        monkeypatch.setattr("tgems_edge.onnx_file.LONGEST_TEXT", 1000)
+        monkeypatch.setattr("tgems_edge.protobuf.LONGEST_TEXT", 1000)
         assert "a text without an end" in refusal(SMALLEST + message(entry("a", "b" * 1001)))
 
 
@@ -280,10 +338,10 @@ class TestAnyFile:
 
     @settings(any_file, max_examples=50)
     @given(data=st.data())
-    def test_of_the_built_in_file_with_other_bytes_around_its_weights(self, read, data):
+    def test_of_the_built_in_file_with_other_bytes_around_its_weights(self, data):
         changed = bytearray(built_in_model().read_bytes())
         places = st.integers(0, 40_000) | st.integers(len(changed) - 40_000, len(changed) - 1)
         for _ in range(data.draw(st.integers(1, 5))):
             changed[data.draw(places)] = data.draw(st.integers(0, 255))
         with contextlib.suppress(ModelFileError):
-            read(bytes(changed))
+            check_model_file(bytes(changed), verify=False)

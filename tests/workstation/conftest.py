@@ -14,8 +14,8 @@ from tgems_edge.data import read_labelled
 from tgems_edge.images import to_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
+from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.encoder import load_encoder
-from tgems_export.encoders.loading import DEMO_FOLDER
 from tgems_export.encoders.prompts import load_templates
 from tgems_export.exporting.graph import ExitGraph, to_onnx
 from tgems_export.heads.learning import TrainingSettings, train_heads

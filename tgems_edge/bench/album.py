@@ -12,7 +12,8 @@ from PIL import Image
 from tgems_edge.bench.report import Pictures
 from tgems_edge.card import noise_pixels
 from tgems_edge.errors import DataError, ImageError
-from tgems_edge.images import decode, find_pictures
+from tgems_edge.folders import find_pictures
+from tgems_edge.images import decode
 from tgems_edge.progress import Reporter
 
 __all__ = ["Album", "draw_album", "find_album"]
@@ -63,7 +64,7 @@ class Album:
             picture = decode(path)
         except ImageError as error:
             self.unreadable += 1
-            self._reporter.warn(f"left out: {error}")
+            self._reporter.leave_out(error)
             return False
         self._sizes[path] = path.stat().st_size, picture.width * picture.height
         return True
@@ -100,7 +101,9 @@ def find_album(folder: Path, reporter: Reporter) -> Album:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give --pictures a folder with pictures of yours")
-    paths = find_pictures(folder)
-    if not paths:
-        raise DataError(f"{folder}: a folder without pictures")
-    return Album(paths, drawn=False, reporter=reporter)
+    found = find_pictures(folder)
+    if not found.paths:
+        raise DataError(f"{folder}: a folder without pictures{found.left_out.hint}")
+    if found.left_out.matters:
+        reporter.warn(f"{folder}: left out: {found.left_out}")
+    return Album(found.paths, drawn=False, reporter=reporter)

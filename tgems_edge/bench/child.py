@@ -1,6 +1,6 @@
 """The process whose start and memory are measured: opens one file and labels pictures with it.
 
-    python -m tgems_edge.bench.child '{"path": "model.onnx", ...}'
+    tgems_edge.bench.child '{"path": "model.onnx", ...}'
 
 It imports what a program with `tgems_edge.load` imports, and nothing else of the command line. The first
 line that it prints ends the measurement of the start; it, too, is JSON.
@@ -59,7 +59,8 @@ def _serve(request: dict[str, Any]) -> None:
 
 
 def _say(**answer: Any) -> None:
-    print(json.dumps(answer), flush=True)
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")  # whatever PYTHONIOENCODING is
+    sys.stdout.buffer.flush()
 
 
 def _memory() -> dict[str, int | None]:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from tgems_edge.bench.tower_card import read_tower_card
 from tgems_edge.card import Card, noise_pixels
+from tgems_edge.gate import check_structure
 from tgems_edge.images import decode, to_pixels
 from tgems_edge.model import Classifier
 from tgems_edge.rates import top_k
@@ -74,7 +75,8 @@ class FullTower(Contender):
 
     def __init__(self, path: Path, classes: int, threads: int, provider: str | None):
         """Texts are drawn: what they say takes no time."""
-        self._session = open_session(path, threads=threads, provider=provider)
+        checked = check_structure(path, data_beside=True)
+        self._session = open_session(checked, threads=threads, provider=provider)
         self._preprocessing = read_tower_card(self._session, str(path)).preprocessing
         mean, std = (np.array(v, np.float32) for v in (self._preprocessing.mean, self._preprocessing.std))
         self._scale, self._offset = 1 / (255 * std), mean / std

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from tgems_edge.bench.contenders import Contender, open_contender
 from tgems_edge.bench.report import Memory, Spread, Start
 from tgems_edge.card import Card
+from tgems_edge.children import start_child
 from tgems_edge.errors import ModelFileError
 
 __all__ = ["Entry", "Look", "look", "start_in_turn"]
@@ -117,11 +117,15 @@ def _live(entry: Entry, threads: int, pictures: Sequence[Path], runs: int) -> _L
         "pictures": [str(picture) for picture in pictures],
         "runs": runs,
     }
-    command = [sys.executable, "-m", CHILD, json.dumps(request)]
     started = perf_counter()
     times, answers, complaints = [], [], []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    with start_child(
+        CHILD,
+        json.dumps(request),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from tgems_edge import __version__
 from tgems_edge.bench.album import Album
 from tgems_edge.bench.fresh import Entry, Look, look, start_in_turn
-from tgems_edge.bench.make_tower import make_tower
+from tgems_edge.bench.make_tower import check_encoder_name, make_tower
 from tgems_edge.bench.report import (
     SCHEMA_VERSION,
     CardFacts,
@@ -152,6 +152,8 @@ def _open_towers(
     if settings.against != FULL:
         return dict.fromkeys(encoders, open_tower(settings.against, Path(settings.against)))
     towers = {}
+    for encoder in encoders:
+        check_encoder_name(encoder)
     for number, encoder in enumerate(encoders):
         reporter.say(f"making the full tower of {encoder}")
         path = folder / f"{number}.onnx"

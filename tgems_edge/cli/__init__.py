@@ -7,21 +7,18 @@ through the entry-point group `tgems_edge.commands`; their modules import torch 
 
 from __future__ import annotations
 
-import io
-import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from tgems_edge import __version__
-from tgems_edge.errors import MissingDependency, TgemsError
+from tgems_edge.cli.failures import OneLineErrors, run
+from tgems_edge.cli.output import print_lines, report_error
 
-__all__ = ["OneLineErrors", "app", "main", "report_error"]
+__all__ = ["OneLineErrors", "app", "main", "report_error", "run"]
 
 DEVICE_COMMANDS = {
     "classify": "tgems_edge.cli.classify",
@@ -32,29 +29,6 @@ DEVICE_COMMANDS = {
     "bench": "tgems_edge.cli.bench",
 }
 ENTRY_POINTS = "tgems_edge.commands"
-
-BAD_INPUT = 2
-INTERRUPTED = 130
-
-
-class OneLineErrors(TyperGroup):
-    """A group of commands whose errors are one line each, with their exit codes."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs a command; what it raises on purpose ends the process with one line."""
-        try:
-            return super().invoke(ctx)
-        except TgemsError as error:
-            _fail(str(error), error.exit_code)
-        except ModuleNotFoundError as error:
-            _fail(str(_missing(error)), MissingDependency.exit_code)
-        except KeyboardInterrupt:
-            _fail("interrupted; what was finished is kept", INTERRUPTED)
-        except BrokenPipeError:
-            raise  # the reader of our output went away: Typer ends quietly
-        except OSError as error:
-            where = "" if error.filename is None else f"{error.filename}: "
-            _fail(f"{where}{error.strerror or error}", BAD_INPUT)
 
 
 class _LazyCommands(OneLineErrors):
@@ -81,22 +55,6 @@ def _workstation_commands() -> dict[str, str]:
     return {entry.name: entry.value for entry in sorted(entry_points(group=ENTRY_POINTS))}
 
 
-def _missing(error: ModuleNotFoundError) -> MissingDependency:
-    return MissingDependency(
-        f"this command needs {error.name}, which is not installed: pip install 'tgems-edge[export]'"
-    )
-
-
-def report_error(message: object) -> None:
-    """An error on standard error, on one line whatever names are in it."""
-    typer.echo("error: " + " ".join(str(message).split()), err=True)
-
-
-def _fail(message: str, exit_code: int) -> None:
-    report_error(message)
-    raise typer.Exit(exit_code)
-
-
 app = typer.Typer(
     cls=_LazyCommands,
     add_completion=False,
@@ -109,7 +67,7 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:
     if value:
-        typer.echo(f"tgems-edge {__version__}")
+        print_lines([f"tgems-edge {__version__}"])
         raise typer.Exit
 
 
@@ -124,16 +82,12 @@ def _root(
     Workstation: train, export, study. Device: classify, evaluate, inspect, verify, doctor, bench. Each
     explains itself with --help.
 
-    Exit codes: 0 done, 1 finding (such as a picture that could not be read), 2 bad input or usage,
-    3 parity failed, 4 accuracy gate failed.
+    Exit codes: 0 done, 1 finding (such as a picture that could not be read), 2 bad input or usage, or a
+    machine that lacks a package, memory or disk, 3 parity failed, 4 accuracy gate failed, 70 a mistake of
+    ours (TGEMS_DEBUG=1 shows where), 130 interrupted, 141 the reader of the output went away.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; ends the process with its exit code."""
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # libraries' warnings are for developers: python -W default
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name the terminal cannot show must not end the work
-            stream.reconfigure(errors="backslashreplace")
-    app(args=None if arguments is None else list(arguments), prog_name="tgems-edge")
+    """Run the command line; end the process with its exit code."""
+    run(app, "tgems-edge", arguments)

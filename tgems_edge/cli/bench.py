@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from tgems_edge.cli import report_error
 from tgems_edge.cli.model_file import Json, Provider, Quiet
+from tgems_edge.cli.output import print_json, print_lines, report_error
 from tgems_edge.errors import InputError
 from tgems_edge.model import default_model
 
@@ -77,7 +76,7 @@ def bench(
     """
     from tgems_edge.bench.album import draw_album, find_album
     from tgems_edge.bench.measure import FULL, Settings, measure
-    from tgems_edge.cli.bench_table import as_text, warnings
+    from tgems_edge.cli.bench_table import as_lines, warnings
     from tgems_edge.machine import physical_cores
     from tgems_edge.progress import Reporter
     from tgems_edge.session import choose_threads
@@ -105,7 +104,10 @@ def bench(
             drawn = stack.enter_context(TemporaryDirectory(prefix="tgems-edge-"))
             album = draw_album(Path(drawn), reporter)
         report = measure(models, album, settings, reporter)
-    typer.echo(json.dumps(asdict(report), ensure_ascii=False) if as_json else as_text(report))
+    if as_json:
+        print_json(asdict(report))
+    else:
+        print_lines(as_lines(report))
     for warning in warnings(report.platform):
         reporter.warn(warning)
     for result in report.results:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from textwrap import wrap
 
 from tgems_edge.bench.report import Case, Platform, Quantiles, Report, Result
-from tgems_edge.cli.tables import aligned
+from tgems_edge.cli.tables import aligned, separated
 
-__all__ = ["as_text", "warnings"]
+__all__ = ["as_lines", "warnings"]
 
 HOT = 80.0  # degrees Celsius: a Raspberry Pi slows down there
 BUSY = 0.5  # load before we began: half a core was taken
@@ -16,10 +16,10 @@ NONE = "-"
 WIDTH = 80  # of a terminal
 
 
-def as_text(report: Report) -> str:
+def as_lines(report: Report) -> list[str]:
     """Tables, what their figures mean, and where they were measured."""
     sections = [_starts(report), *_cases(report), _exits(report), _legend(report), _machine(report.platform)]
-    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+    return separated(sections)
 
 
 def _starts(report: Report) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -15,11 +15,25 @@ from typing import Annotated, Any
 import typer
 
 from tgems_edge.card import Card
-from tgems_edge.cli import report_error
-from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import (
+    Batch,
+    FastDecode,
+    Json,
+    Model,
+    NoVerify,
+    Provider,
+    Quiet,
+    Threads,
+    Timeout,
+    open_model,
+)
+from tgems_edge.cli.output import print_json, print_lines, print_note, report_error
 from tgems_edge.errors import ImageError, InputError
-from tgems_edge.images import Picture, find_pictures
+from tgems_edge.folders import LeftOut, find_pictures
+from tgems_edge.globs import find_matches
+from tgems_edge.images import Picture
 from tgems_edge.model import Result, Speed
+from tgems_edge.printable import padded, printable, width
 from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -63,6 +77,8 @@ def classify(
     threads: Threads = None,
     provider: Provider = None,
     fast_decode: FastDecode = False,
+    timeout: Timeout = None,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
 ) -> None:
     """Label pictures with a model file.
@@ -75,15 +91,24 @@ def classify(
 
     Example: tgems-edge classify --model model.onnx holiday/ --json
     """
-    pictures = _find_pictures(images)
-    classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
+    pictures, left_out = _find_pictures(images)
+    if left_out.matters or (left_out and not quiet):
+        print_note(f"{'warning: ' * left_out.matters}left out: {left_out}")
+    classifier, description = open_model(
+        model,
+        threads=threads,
+        provider=provider,
+        fast_decode=fast_decode,
+        verify=not no_verify,
+        timeout=timeout,
+    )
     card = classifier.card
     doubt = _check_doubt(card, coverage, sets, reject)
     if not quiet:
-        typer.echo(description, err=True)
+        print_note(description)
         if doubt.coverage and not as_json:
-            typer.echo(_explain_sets(doubt.coverage), err=True)
-    show = _JsonLines(doubt, top) if as_json else _Table(card, doubt, top, pictures)
+            print_note(_explain_sets(doubt.coverage))
+    show = _JsonLines(doubt, top, not no_verify) if as_json else _Table(card, doubt, top, pictures)
     failed = 0
     speeds = []
     exit_layers: Counter[int] = Counter()
@@ -97,34 +122,44 @@ def classify(
                 exit_layers[result.exit_layer] += 1
     if speeds and not quiet:
         if card.dynamic:
-            typer.echo(_describe_exits(card, exit_layers), err=True)
-        typer.echo(_describe_speed(speeds), err=True)
+            print_note(_describe_exits(card, exit_layers))
+        print_note(_describe_speed(speeds))
     if failed:
         if len(pictures) > 1:
-            typer.echo(f"{failed} of {len(pictures)} pictures could not be read", err=True)
+            print_note(f"{failed} of {len(pictures)} pictures could not be read")
         raise typer.Exit(ImageError.exit_code)
 
 
-def _find_pictures(arguments: Iterable[str]) -> list[str]:
-    """Names of the pictures meant by files, folders, globs and `-`; sorted within each argument."""
+def _find_pictures(arguments: Iterable[str]) -> tuple[list[str], LeftOut]:
+    """Names of the pictures meant by files, folders, globs and `-`, sorted within each argument.
+
+    Also counts what is left out of folders and globs. A device, a pipe or a socket is refused, so that
+    nothing waits for it.
+    """
     pictures: list[str] = []
+    left_out = LeftOut()
     for argument in arguments:
         path = Path(argument)
         if not argument:
             raise InputError("an empty name for a picture; give a file, a folder, a glob or -")
         if path.is_dir():
-            found = [str(picture) for picture in find_pictures(path)]
+            under = find_pictures(path)
+            found, others = [str(picture) for picture in under.paths], under.left_out
             if not found:
-                raise InputError(f"{argument}: a folder without pictures")
-        elif argument != STDIN and not path.exists() and glob.has_magic(argument):
-            matches = glob.glob(argument, recursive=True)  # noqa: PTH207  (patterns may be absolute)
-            found = sorted(name for name in matches if Path(name).is_file())
+                raise InputError(f"{argument}: a folder without pictures{others.hint}")
+        elif argument != STDIN and not os.path.lexists(path) and glob.has_magic(argument):
+            found, others = find_matches(argument)
             if not found:
-                raise InputError(f"{argument}: matches no file")
+                raise InputError(f"{argument}: matches no file{others.hint}")
+        elif argument != STDIN and path.exists() and not path.is_file():
+            raise InputError(
+                f"{argument}: a device, a pipe or a socket, not a file; give - for standard input"
+            )
         else:
-            found = [argument]
+            found, others = [argument], LeftOut()
         pictures += found
-    return pictures
+        left_out.counts.update(others.counts)
+    return pictures, left_out
 
 
 def _open(name: str) -> Picture:
@@ -181,9 +216,10 @@ def _describe_speed(speeds: list[Speed]) -> str:
 class _JsonLines:
     """Prints one JSON object per picture, as the interface specifies it."""
 
-    def __init__(self, doubt: _Doubt, top: int):
+    def __init__(self, doubt: _Doubt, top: int, verified: bool):
         self._doubt = doubt
         self._top = top
+        self._verified = verified
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
         if isinstance(result, ImageError):
@@ -192,6 +228,7 @@ class _JsonLines:
             line = {
                 "image": name,
                 "model": f"sha256:{result.card.file_sha256}",
+                **({} if self._verified else {"verified": False}),
                 **result.top(1)[0],
                 **(UNKNOWN if self._doubt.is_unknown(result) else {}),
                 "top": result.top(self._top),
@@ -200,7 +237,7 @@ class _JsonLines:
                 "exit_layer": result.exit_layer,
                 "milliseconds": {stage: round(took, 3) for stage, took in asdict(result.speed).items()},
             }
-        typer.echo(json.dumps(line, ensure_ascii=False))
+        print_json(line)
 
 
 class _Table:
@@ -212,14 +249,15 @@ class _Table:
     def __init__(self, card: Card, doubt: _Doubt, top: int, pictures: list[str]):
         self._doubt = doubt
         self._top = top
-        self._width = max(len(name) for name in pictures)
+        self._width = max(width(printable(name)) for name in pictures)
         self._exit_width = len(str(card.layer)) if card.dynamic else 0
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
         if isinstance(result, ImageError):
             report_error(result)
         else:
-            typer.echo("  ".join([f"{name:<{self._width}}", *self._exit(result), self._answer(result)]))
+            row = [padded(printable(name), self._width), *self._exit(result), self._answer(result)]
+            print_lines(["  ".join(row)])
 
     def _exit(self, result: Result) -> list[str]:
         return [f"exit {result.exit_layer:>{self._exit_width}}"] if self._exit_width else []

@@ -5,18 +5,19 @@ Nothing here needs numpy, so that a machine where that is broken is told so as w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from tgems_edge.cli.output import print_json, writing_results
 from tgems_edge.doctor.checks import Check
 from tgems_edge.doctor.examination import Examination, examine
 from tgems_edge.errors import ModelFileError
+from tgems_edge.printable import printable
+from tgems_edge.progress import open_console
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -46,7 +47,7 @@ def doctor(
         raise ModelFileError(f"{model}: no such model file; check its name")
     examination = examine(model)
     if as_json:
-        typer.echo(json.dumps(_as_json(examination), ensure_ascii=False))
+        print_json(_as_json(examination))
     else:
         _print(examination.findings if quiet else examination.checks)
     if examination.findings:
@@ -64,10 +65,11 @@ def _as_json(examination: Examination) -> dict[str, object]:
 
 def _print(checks: Sequence[Check]) -> None:
     """A line for each; rich honours NO_COLOR and terminals without colours."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console(stderr=False)
     width = max((len(check.name) for check in checks), default=0)
-    for check in checks:
-        mark, style = ("finding", "yellow") if check.fix else ("ok", "green")
-        console.print(f"{mark:<7}", style=style, end="  ", markup=False)
-        fix = f"; {check.fix}" if check.fix else ""
-        console.print(f"{check.name:<{width}}  {check.what}{fix}", markup=False)
+    with writing_results():
+        for check in checks:
+            mark, style = ("finding", "yellow") if check.fix else ("ok", "green")
+            console.print(f"{mark:<7}", style=style, end="  ")
+            fix = f"; {check.fix}" if check.fix else ""
+            console.print(printable(f"{check.name:<{width}}  {check.what}{fix}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from tgems_edge.cli.model_file import Batch, FastDecode, Json, Model, Provider, Quiet, Threads, open_model
-from tgems_edge.cli.tables import aligned
+from tgems_edge.cli.model_file import (
+    Batch,
+    FastDecode,
+    Json,
+    Model,
+    NoVerify,
+    Provider,
+    Quiet,
+    Threads,
+    Timeout,
+    open_model,
+)
+from tgems_edge.cli.output import print_json, print_lines
+from tgems_edge.cli.tables import aligned, separated
 from tgems_edge.errors import AccuracyError, ImageError, InputError
+from tgems_edge.printable import shortened
 from tgems_edge.sets import DEFAULT_COVERAGE
 
 if TYPE_CHECKING:
@@ -23,6 +35,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 WIDTH = 80  # of a terminal
 MOST_CLASSES = 12  # whose confusion matrix can still be read
+MOST_IN_MATRIX = 200  # classes of a confusion matrix in JSON; pairs say the same of more
 WORST = 10  # classes and confusions of more
 
 
@@ -30,6 +43,12 @@ WORST = 10  # classes and confusions of more
 def evaluate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Image folder, DATA/<class>/*.jpg.")],
     model: Model = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Lines of folder, tab and class, for folders that are named otherwise."
+        ),
+    ] = None,
     min_accuracy: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Exit code 4 if the accuracy is below, such as 0.8."),
@@ -39,27 +58,46 @@ def evaluate(
     threads: Threads = None,
     provider: Provider = None,
     fast_decode: FastDecode = False,
+    timeout: Timeout = None,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model file: accuracy, calibration, coverage, time.
 
-    Folders are named like classes of the model; classes without a folder are noted, and the model may
-    still choose them. Pictures that calibrated the file are refused. Those that cannot be read are
-    reported and left out, and the exit code is 1.
+    Folders are named like classes of the model, whatever their case, hyphens and underscores; classes
+    without a folder are noted, and the model may still choose them. Pictures that calibrated the file are
+    refused. Those that cannot be read are reported and left out, and the exit code is 1.
+
+    With --json, `confusion` is the matrix of true classes and answers for up to 200 classes, else null;
+    `confusions` lists the pairs that were confused, whatever their number.
 
     Example: tgems-edge evaluate pictures/ --model model.onnx --min-accuracy 0.8
     """
-    from tgems_edge.data import read_labelled
+    from tgems_edge.class_names import read_class_list
+    from tgems_edge.data import read_labelled, report_left_out
     from tgems_edge.evaluation import evaluate
     from tgems_edge.progress import Reporter
 
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy:g}: give a share from 0 to 1, such as 0.8")
     reporter = Reporter(quiet=quiet)
-    classifier, description = open_model(model, threads=threads, provider=provider, fast_decode=fast_decode)
+    classifier, description = open_model(
+        model,
+        threads=threads,
+        provider=provider,
+        fast_decode=fast_decode,
+        verify=not no_verify,
+        timeout=timeout,
+    )
     reporter.say(description)
-    found = evaluate(classifier, read_labelled(data), reporter, batch=batch)
-    typer.echo(json.dumps(_as_json(found), ensure_ascii=False) if as_json else _as_text(found))
+    given = read_class_list(classes).folders if classes else None
+    folder = read_labelled(data, given=given)
+    report_left_out(folder, reporter)
+    found = evaluate(classifier, folder, reporter, batch=batch)
+    if as_json:
+        print_json(_as_json(found, classifier.verified))
+    else:
+        print_lines(_as_lines(found))
     for note in _notes(found):
         reporter.say(note)
     if min_accuracy is not None and found.accuracy < min_accuracy:
@@ -74,8 +112,7 @@ def evaluate(
 def _notes(found: Evaluation) -> Iterator[str]:
     """What was not measured, and why."""
     if absent := [found.card.classes[index] for index in np.flatnonzero(found.class_images == 0)]:
-        some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        yield f"note: no folder for {len(absent)} of the model's classes: {some}"
+        yield f"note: no folder for {len(absent)} of the model's classes: {shortened(absent)}"
     if not found.card.calibration:
         yield (
             "note: calibration error, label sets and `unknown` need a calibrated file: "
@@ -85,11 +122,12 @@ def _notes(found: Evaluation) -> Iterator[str]:
         yield f"{found.unreadable} of {found.images + found.unreadable} pictures could not be read"
 
 
-def _as_json(found: Evaluation) -> dict[str, Any]:
+def _as_json(found: Evaluation, verified: bool) -> dict[str, Any]:
     names = found.card.classes
     by_class = zip(names, found.class_images, found.class_accuracy, found.class_coverage, strict=True)
     return {
         "model": f"sha256:{found.card.file_sha256}",
+        **({} if verified else {"verified": False}),
         "data": f"sha256:{found.data_sha256}",
         "images": found.images,
         "unreadable": found.unreadable,
@@ -99,10 +137,14 @@ def _as_json(found: Evaluation) -> dict[str, Any]:
         "sets": found.sets and [asdict(sets) for sets in found.sets],
         "rejected": found.rejected,
         "classes": [
-            {"label": name, "images": int(images), "accuracy": _or_null(right), "coverage": _or_null(covered)}
+            {"label": name, "images": int(images), "accuracy": float(right), "coverage": float(covered)}
             for name, images, right, covered in by_class
         ],
-        "confusion": found.confusion.tolist(),
+        "confusion": found.confusion_matrix().tolist() if len(names) <= MOST_IN_MATRIX else None,
+        "confusions": [
+            {"label": names[true], "taken_for": names[other], "images": images}
+            for true, other, images in found.confusions.tolist()
+        ],
         "exit_layers": found.exit_layers,
         "exits": found.exits and [asdict(exit) for exit in found.exits],
         "operations": found.operations,
@@ -110,13 +152,9 @@ def _as_json(found: Evaluation) -> dict[str, Any]:
     }
 
 
-def _or_null(share: float) -> float | None:
-    return None if np.isnan(share) else float(share)
-
-
-def _as_text(found: Evaluation) -> str:
+def _as_lines(found: Evaluation) -> list[str]:
     sections = [_summary(found), _exits(found), _sets(found), _times(found), *_classes(found)]
-    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+    return separated(sections)
 
 
 def _summary(found: Evaluation) -> list[str]:
@@ -186,12 +224,13 @@ def _classes(found: Evaluation) -> list[list[str]]:
 
 
 def _matrix(found: Evaluation) -> list[str]:
-    wide = len(str(found.confusion.max()))
+    confusion = found.confusion_matrix()
+    wide = len(str(confusion.max()))
     numbers = [f"{number:>{wide}}" for number in range(len(found.card.classes))]
     shares = _class_shares(found)
     rows = [["   class", *shares, " ".join(numbers)]]
     for index, name in enumerate(found.card.classes):
-        counts = " ".join(f"{count:>{wide}}" for count in found.confusion[index])
+        counts = " ".join(f"{count:>{wide}}" for count in confusion[index])
         rows.append([f"{index:>2} {name}", *(column[index] for column in shares.values()), counts])
     return aligned(rows)
 
@@ -221,8 +260,7 @@ def _class_shares(found: Evaluation) -> dict[str, list[str]]:
 
 def _confusions(found: Evaluation) -> list[str]:
     lines = []
-    for true, other in found.confusions()[:WORST]:
+    for true, other, count in found.confusions[:WORST].tolist():
         names = found.card.classes[true], found.card.classes[other]
-        count, total = found.confusion[true, other], found.class_images[true]
-        lines.append(f"{names[0]} taken for {names[1]}: {count} of {total}")
+        lines.append(f"{names[0]} taken for {names[1]}: {count} of {found.class_images[true]}")
     return lines

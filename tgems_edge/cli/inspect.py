@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from tgems_edge.card import METADATA_KEY, Card, Dynamic, Quantisation, is_sealed
-from tgems_edge.cli import report_error
 from tgems_edge.cli.model_file import Json
-from tgems_edge.cli.tables import aligned
+from tgems_edge.cli.output import print_json, print_lines, report_error
+from tgems_edge.cli.tables import aligned, separated
 from tgems_edge.images import Preprocessing, resampling
 from tgems_edge.model import default_model
 from tgems_edge.onnx_file import Header, read_header
+from tgems_edge.printable import printable, shortened
 from tgems_edge.session import INPUT
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -25,6 +26,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 FINDING = 1
 WIDTH = 80  # of a terminal
 MOST_CLASSES = 20  # that are named
+MOST_PARTS = 60  # operators, packages and the like
 TOKENS = {"cls": "class token", "mean": "mean of the patch tokens"}
 HEADS = {None: "T-GEM", "tgem": "T-GEM", "ssa": "SSA head"}
 
@@ -62,7 +64,10 @@ def inspect(
     header = read_header(path)
     card = Card.from_metadata(header.metadata, str(path)) if METADATA_KEY in header.metadata else None
     found = _Contents(path, path.stat().st_size, header, card, is_sealed(path) if card else None)
-    typer.echo(json.dumps(_as_json(found), ensure_ascii=False) if as_json else _as_text(found))
+    if as_json:
+        print_json(_as_json(found))
+    else:
+        print_lines(_as_lines(found))
     if card is None:
         report_error(f"{path}: it has no card, `tgems-edge export` did not make it")
     elif not found.digest_holds:
@@ -81,6 +86,8 @@ def _as_json(found: _Contents) -> dict[str, Any]:
             "opsets": header.opsets,
             "producer": header.producer,
             "metadata": {key: text for key, text in header.metadata.items() if key != METADATA_KEY},
+            "external": sorted(header.external),
+            "extras": sorted(header.extras),
             "operators": dict(header.operators.most_common()),
             "weights": {element: asdict(weights) for element, weights in header.weights.items()},
         },
@@ -89,23 +96,23 @@ def _as_json(found: _Contents) -> dict[str, Any]:
     }
 
 
-def _as_text(found: _Contents) -> str:
+def _as_lines(found: _Contents) -> list[str]:
     card = found.card
     sections = [_file(found)]
     if card:
         sections += [_answers(card), _input(card), _worth(card), _origin(card)]
     sections.append(_graph(found.header))
     width = max(len(name) for rows in sections for name in rows)
-    blocks = [[_row(name, text, width) for name, text in rows.items() if text] for rows in sections]
+    blocks = [[line for name, text in rows.items() for line in _row(name, text, width)] for rows in sections]
     if card and card.dynamic:
         blocks.insert(2, _exits(card.dynamic))
-    return "\n\n".join("\n".join(lines) for lines in [[str(found.path)], *blocks])
+    return separated([[str(found.path)], *blocks])
 
 
-def _row(name: str, text: str, width: int) -> str:
-    """A name and its text, which goes on below itself."""
-    return textwrap.fill(
-        text,
+def _row(name: str, text: str, width: int) -> list[str]:
+    """A name and its text, which goes on below itself; nothing where there is no text."""
+    return textwrap.wrap(
+        printable(text),
         WIDTH,
         initial_indent=f"{name:<{width}}  ",
         subsequent_indent=" " * (width + 2),
@@ -127,9 +134,9 @@ def _file(found: _Contents) -> dict[str, str]:
 
 def _answers(card: Card) -> dict[str, str]:
     return {
-        "classes": f"{len(card.classes)}: {_some(card.classes, MOST_CLASSES)}",
-        "not trained": _some(card.classes_not_trained, MOST_CLASSES),
-        "prompts": f"{len(card.templates)}: {_some(card.templates, 3)}",
+        "classes": f"{len(card.classes)}: {shortened(card.classes, MOST_CLASSES)}",
+        "not trained": shortened(card.classes_not_trained, MOST_CLASSES),
+        "prompts": f"{len(card.templates)}: {shortened(card.templates, 3)}",
         "encoder": " ".join(filter(None, [card.encoder.name, card.encoder.pretrained])),
         "exits": _exit_in_words(card),
         "precision": card.precision,
@@ -226,6 +233,8 @@ def _graph(header: Header) -> dict[str, str]:
     return {
         "operators": _list(f"{operator} {count}" for operator, count in header.operators.most_common()),
         "weights": "; ".join(weights),
+        "weights elsewhere": _list(repr(name) for name in sorted(header.external)),
+        "other parts": _list(sorted(header.extras)),
     }
 
 
@@ -234,9 +243,4 @@ def _size(count: int) -> str:
 
 
 def _list(parts: Iterable[str]) -> str:
-    return ", ".join(parts)
-
-
-def _some(names: Sequence[str], most: int) -> str:
-    more = [f"and {len(names) - most} more"] if len(names) > most else []
-    return _list([*names[:most], *more])
+    return shortened(parts, MOST_PARTS)

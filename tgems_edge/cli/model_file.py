@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,10 @@ import typer
 
 from tgems_edge.model import Classifier, built_in_model, default_model
 
-__all__ = ["Batch", "FastDecode", "Json", "Model", "Provider", "Quiet", "Threads", "open_model"]
+__all__ = [
+    *("Batch", "FastDecode", "Json", "Model", "NoVerify", "Provider", "Quiet", "Threads", "Timeout"),
+    "open_model",
+]
 
 M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 128 * 1024  # as in malloc.h, and glibc's default in bytes
 
@@ -35,21 +39,53 @@ FastDecode = Annotated[
         help="Decode large JPEGs at reduced scale: sooner, and answers may change a little.",
     ),
 ]
+NoVerify = Annotated[
+    bool,
+    typer.Option(
+        "--no-verify",
+        help="Also load a file that was changed after its export: leave its digest unchecked.",
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Give up on a file that takes longer to load, or longer to answer. Default: never.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
 
 
 def open_model(
-    model: Path | None, *, threads: int | None, provider: str | None, fast_decode: bool = False
+    model: Path | None,
+    *,
+    threads: int | None,
+    provider: str | None,
+    fast_decode: bool = False,
+    verify: bool = True,
+    timeout: float | None = None,
 ) -> tuple[Classifier, str]:
-    """The file that was named, or the default, and a line that says which it is and what runs it."""
+    """The file that was named, or the default, and a line that says which it is and what runs it.
+
+    Without a timeout, Ctrl-C can still end what it does.
+    """
     _return_freed_memory()
     path = model or default_model()
-    classifier = Classifier(path, threads=threads, provider=provider, fast_decode=fast_decode)
+    classifier = Classifier(
+        path,
+        threads=threads,
+        provider=provider,
+        fast_decode=fast_decode,
+        verify=verify,
+        timeout=math.inf if timeout is None else timeout,
+    )
     named = "built-in demo file" if path == built_in_model() else str(path)
     size = f"{path.stat().st_size / 1e6:.1f} MB"
     parts = [classifier.card.description, size]
     if classifier.provider != "CPU":
         parts.append(classifier.provider)
+    if not classifier.verified:
+        parts.append("not verified")
     return classifier, f"model: {named} ({', '.join(parts)})"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from tgems_edge.card import Card
-from tgems_edge.cli import report_error
-from tgems_edge.cli.model_file import Json, Provider, Quiet, Threads, open_model
+from tgems_edge.cli.model_file import Json, Provider, Quiet, Threads, Timeout, open_model
+from tgems_edge.cli.output import print_json, print_lines, report_error
 from tgems_edge.cli.tables import aligned
 from tgems_edge.errors import ModelFileError, ParityError
 from tgems_edge.model import default_model
@@ -43,6 +41,7 @@ def verify(
     as_json: Json = False,
     threads: Threads = None,
     provider: Provider = None,
+    timeout: Timeout = None,
     quiet: Quiet = False,
 ) -> None:
     """Check that this machine gets what a model file records.
@@ -56,29 +55,30 @@ def verify(
     Example: tgems-edge verify model.onnx
     """
     reporter = Reporter(quiet=quiet)
-    codes = [_verify(path, threads, provider, as_json, reporter) for path in models or [default_model()]]
+    asked = {"threads": threads, "provider": provider, "timeout": timeout}
+    codes = [_verify(path, asked, as_json, reporter) for path in models or [default_model()]]
     if any(codes):
         raise typer.Exit(max(codes))
 
 
-def _verify(path: Path, threads: int | None, provider: str | None, as_json: bool, reporter: Reporter) -> int:
+def _verify(path: Path, asked: dict[str, Any], as_json: bool, reporter: Reporter) -> int:
     """Prints what was found out about one file; its exit code."""
     try:
         check_unchanged(path)
-        classifier, description = open_model(path, threads=threads, provider=provider)
+        classifier, description = open_model(path, **asked)
         reporter.say(description)
         samples = check_samples(classifier)
     except (ModelFileError, ParityError) as error:
         message = str(error) if str(path) in str(error) else f"{path}: {error}"
         if as_json:
-            _print_json({"file": str(path), "error": message})
+            print_json({"file": str(path), "error": message})
         else:
             report_error(message)
         return error.exit_code
     if as_json:
-        _print_json(_as_json(path, classifier.card, samples))
+        print_json(_as_json(path, classifier.card, samples))
     else:
-        typer.echo(_as_text(samples))
+        print_lines(_as_lines(samples))
     return _judge(path, samples)
 
 
@@ -105,7 +105,7 @@ def _as_json(path: Path, card: Card, samples: Sequence[SampleCheck]) -> dict[str
         "samples": [
             {
                 **asdict(sample),
-                "rate_difference": sample.rate_difference if math.isfinite(sample.rate_difference) else None,
+                "rate_difference": sample.rate_difference,
                 "reproduced": sample.reproduced,
                 "stage": sample.stage,
             }
@@ -114,11 +114,7 @@ def _as_json(path: Path, card: Card, samples: Sequence[SampleCheck]) -> dict[str
     }
 
 
-def _print_json(line: dict[str, Any]) -> None:
-    typer.echo(json.dumps(line, ensure_ascii=False))
-
-
-def _as_text(samples: Sequence[SampleCheck]) -> str:
+def _as_lines(samples: Sequence[SampleCheck]) -> list[str]:
     words = {True: "same", False: "differs", None: "-"}
     rows = [["sample", "decoding", "resizing", "rates differ by", "label"]]
     for number, sample in enumerate(samples, start=1):
@@ -135,4 +131,4 @@ def _as_text(samples: Sequence[SampleCheck]) -> str:
     lines = aligned(rows)
     if not any(sample.stage for sample in samples):
         lines.append(f"reproduced: the same pixels and labels, rates within {TOLERANCE:g}")
-    return "\n".join(lines)
+    return lines

@@ -1,6 +1,6 @@
 """Tries onnxruntime on a model in another process, which may die of it.
 
-`python -m tgems_edge.doctor.probe [MODEL]` is that process: after each of STEPS it prints a JSON object, so
+`tgems_edge.doctor.probe [MODEL]` is that process: after each of STEPS it prints a JSON object, so
 that whoever started it (`try_runtime`) knows what the step found out, or at which one the process died.
 """
 
@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from tgems_edge.children import start_child
 from tgems_edge.errors import InputError, TgemsError
 from tgems_edge.machine import observe, own_peak_memory
 
@@ -76,10 +77,14 @@ def try_runtime(model: Path | None = None, *, seconds: float = SECONDS) -> Runti
         model: the file; default as for every command.
         seconds: after which that process is ended.
     """
-    command = [sys.executable, "-m", "tgems_edge.doctor.probe", *([str(model)] if model else [])]
     in_time = True
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+    with start_child(
+        "tgems_edge.doctor.probe",
+        *([str(model)] if model else []),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
     ) as process:
         try:
             said, complaints = process.communicate(timeout=seconds)
@@ -128,7 +133,9 @@ def _step(name: str, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     except Exception as error:  # whatever it is: explaining it is what the other side is for
         kind: Literal["advice", "exception"] = "advice" if isinstance(error, TgemsError) else "exception"
         failure = asdict(Failure(name, kind, type(error).__name__, " ".join(str(error).split())))
-    print(json.dumps({"facts": facts, "failure": failure}), flush=True)
+    line = json.dumps({"facts": facts, "failure": failure})
+    sys.stdout.buffer.write(line.encode() + b"\n")  # whatever PYTHONIOENCODING is
+    sys.stdout.buffer.flush()
     return facts
 
 
@@ -139,13 +146,12 @@ def _import_numpy() -> dict[str, Any]:
 
 
 def _read_model(named: Path | None) -> dict[str, Any]:
-    from tgems_edge.card import Card
+    from tgems_edge.gate import check_model_file
     from tgems_edge.model import default_model
-    from tgems_edge.onnx_file import read_header
 
     path = named or default_model()
-    header = read_header(path)
-    card = Card.from_metadata(header.metadata, str(path))
+    checked, card = check_model_file(path)
+    header = checked.header
     target = card.quantisation.target if card.quantisation else None
     size = path.stat().st_size
     facts = ModelFacts(str(path), size, header.ir_version, header.opset, card.precision, target)
@@ -165,7 +171,7 @@ class _Opened:
         self._path = path
 
     def load(self) -> dict[str, Any]:
-        from tgems_edge.session import open_session, read_card
+        from tgems_edge.model import Classifier
 
         size, free = self._path.stat().st_size, observe().free
         if 0 < free < size:
@@ -173,11 +179,11 @@ class _Opened:
                 f"{self._path}: its {size / 1e6:.0f} MB do not fit into the {free / 1e6:.0f} MB of memory "
                 "that are free; end other programs, or export it with --precision int8 or an earlier --layer"
             )
-        self._session = open_session(self._path)
-        self._card = read_card(self._session, str(self._path))
-        options = self._session.get_session_options()
+        self._classifier = Classifier(self._path)
+        session = self._classifier.session
+        options = session.get_session_options()
         return {
-            "provider": self._session.get_providers()[0],
+            "provider": session.get_providers()[0],
             "threads": options.intra_op_num_threads,
             "spinning": options.get_session_config_entry("session.intra_op.allow_spinning") == "1",
         }
@@ -185,11 +191,7 @@ class _Opened:
     def run(self) -> dict[str, Any]:
         import numpy as np
 
-        from tgems_edge.session import INPUT
-
-        height, width = self._card.preprocessing.size
-        shape = (1, height, width, 3) if self._card.input == INPUT else (height, width, 3)
-        self._session.run(None, {self._card.input: np.zeros(shape, np.uint8)})
+        self._classifier.run(np.zeros((1, *self._classifier.card.preprocessing.size, 3), np.uint8))
         return {"peak_memory": own_peak_memory()}
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import shlex
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tgems_edge.cli.output import print_json, print_lines
 from tgems_edge.errors import InputError
+from tgems_edge.printable import shortened
 
 if TYPE_CHECKING:
     from tgems_edge.card import Accuracy, Dynamic, Quantisation
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.catalogue import Architecture
     from tgems_export.exporting.freeze import Frozen
+
+MOST_CLASSES = 20  # that are named
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -33,7 +37,11 @@ def export(
     ] = "tgem",
     classes: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Other class names, one a line: new tables, without training."),
+        typer.Option(
+            metavar="FILE",
+            help="Other class names, one a line: new tables, without training. Where folders of DATA have "
+            "other names: folder, tab, name.",
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -51,7 +59,10 @@ def export(
         ),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="The CLIP of the head. Default: the one it was trained on.")
+        str | None,
+        typer.Option(
+            help="The CLIP of the head. Default: the one its card names, if built in or open_clip's by a tag."
+        ),
     ] = None,
     pretrained: Annotated[
         str | None,
@@ -123,20 +134,22 @@ def export(
     from tgems_export.exporting.drafts import Dynamics, Form
     from tgems_export.exporting.freeze import freeze, load_exits
     from tgems_export.exporting.quantization.search import Limits
+    from tgems_export.outputs import check_output_file
 
     reporter = Reporter(quiet=quiet)
     if list_models:
         _list_models(reporter, as_json)
         return
     started = perf_counter()
-    names = read_class_file(classes) if classes else None
+    listed = read_class_file(classes) if classes else None
     layers = _read_exits(exits) if dynamic else [layer]
     if exits and not dynamic:
         raise InputError("--exits: only with --dynamic; one exit is --layer")
     _check_range("--max-accuracy-drop", max_accuracy_drop, 100)
     _check_range("--max-label-flips", max_label_flips, 100)
     _check_range("--budget", budget, 1)
-    loaded = load_exits(layers, head, encoder, pretrained, names, head_kind)
+    check_output_file(output, overwrite=overwrite)
+    loaded = load_exits(layers, head, encoder, pretrained, listed.names if listed else None, head_kind)
     form = Form(
         input=input_,
         precision=precision,
@@ -147,10 +160,20 @@ def export(
         dynamics=Dynamics(budget, nested=not no_if),
     )
     frozen = freeze(
-        loaded, output, reporter, data=data, calibration=calibration, form=form, overwrite=overwrite
+        loaded,
+        output,
+        reporter,
+        data=data,
+        calibration=calibration,
+        folders=listed.folders if listed else None,
+        form=form,
+        overwrite=overwrite,
     )
-    report = _as_json if as_json else _as_text
-    typer.echo(report(frozen, perf_counter() - started))
+    seconds = perf_counter() - started
+    if as_json:
+        print_json(_as_json(frozen, seconds))
+    else:
+        print_lines(_as_lines(frozen, seconds))
 
 
 def _check_range(option: str, value: float, most: int) -> None:
@@ -171,9 +194,9 @@ def _list_models(reporter: Reporter, as_json: bool) -> None:
 
     for architecture in list_architectures(reporter):
         if as_json:
-            typer.echo(json.dumps(dataclasses.asdict(architecture)))
+            print_json(dataclasses.asdict(architecture))
         else:
-            typer.echo(_described(architecture))
+            print_lines([_described(architecture)])
 
 
 def _described(architecture: Architecture) -> str:
@@ -187,32 +210,29 @@ def _described(architecture: Architecture) -> str:
     )
 
 
-def _as_json(frozen: Frozen, seconds: float) -> str:
+def _as_json(frozen: Frozen, seconds: float) -> dict[str, Any]:
     card = frozen.card
-    return json.dumps(
-        {
-            "model": str(frozen.path),
-            "sha256": card.file_sha256,
-            "bytes": frozen.size,
-            "seconds": round(seconds, 1),
-            "layer": card.layer,
-            "classes": card.classes,
-            "classes_not_trained": card.classes_not_trained,
-            "input": card.input,
-            "precision": card.precision,
-            "exits": card.exit_layers,
-            "quantisation": card.quantisation and dataclasses.asdict(card.quantisation),
-            "dynamic": card.dynamic and dataclasses.asdict(card.dynamic),
-            "parity": dataclasses.asdict(card.parity),
-            "resizing": card.resizing and dataclasses.asdict(card.resizing),
-            "temperature": card.temperature,
-            "accuracy": card.accuracy and dataclasses.asdict(card.accuracy),
-        },
-        ensure_ascii=False,
-    )
+    return {
+        "model": str(frozen.path),
+        "sha256": card.file_sha256,
+        "bytes": frozen.size,
+        "seconds": round(seconds, 1),
+        "layer": card.layer,
+        "classes": card.classes,
+        "classes_not_trained": card.classes_not_trained,
+        "input": card.input,
+        "precision": card.precision,
+        "exits": card.exit_layers,
+        "quantisation": card.quantisation and dataclasses.asdict(card.quantisation),
+        "dynamic": card.dynamic and dataclasses.asdict(card.dynamic),
+        "parity": dataclasses.asdict(card.parity),
+        "resizing": card.resizing and dataclasses.asdict(card.resizing),
+        "temperature": card.temperature,
+        "accuracy": card.accuracy and dataclasses.asdict(card.accuracy),
+    }
 
 
-def _as_text(frozen: Frozen, seconds: float) -> str:
+def _as_lines(frozen: Frozen, seconds: float) -> list[str]:
     card, parity = frozen.card, frozen.card.parity
     lines = [
         f"✅ {frozen.path}: {card.description}, {frozen.size / 1e6:.1f} MB, {seconds:.1f} s",
@@ -235,15 +255,14 @@ def _as_text(frozen: Frozen, seconds: float) -> str:
     if card.accuracy:
         lines += _measured(card.accuracy)
     if card.classes_not_trained:
-        lines.append(
-            f"   untrained {', '.join(card.classes_not_trained)}: names the head never saw; try it on data"
-        )
+        names = shortened(card.classes_not_trained, MOST_CLASSES)
+        lines.append(f"   untrained {names}: names the head never saw; try it on data")
     lines += [
         "next:",
-        f"   tgems-edge classify --model {frozen.path} IMAGE",
+        f"   tgems-edge classify --model {shlex.quote(str(frozen.path))} IMAGE",
         f"   python -c \"from tgems_edge import load; print(load('{frozen.path}').classify('IMAGE').label)\"",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _quantised(made: Quantisation) -> list[str]:

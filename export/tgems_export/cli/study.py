@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tgems_edge.cli.output import print_lines
+
 if TYPE_CHECKING:
     from tgems_export.study.report import Report
 
@@ -69,11 +71,13 @@ def study(
     from tgems_export.encoders.devices import choose_device
     from tgems_export.encoders.encoder import load_encoder
     from tgems_export.encoders.prompts import load_templates
+    from tgems_export.outputs import check_output_folder
     from tgems_export.study.material import Folders
     from tgems_export.study.noise_report import make_noise_report
     from tgems_export.study.plan import Plan
     from tgems_export.study.report import make_report
 
+    check_output_folder(out)
     reporter = Reporter(quiet=quiet)
     if noise:
         _refuse_all_but_noise(context)
@@ -105,9 +109,7 @@ def _refuse_all_but_noise(context: typer.Context) -> None:
 
 
 def _show(report: Report) -> None:
-    typer.echo(report.summary)
-    for path in report.files:
-        typer.echo(path)
+    print_lines([*report.summary.split("\n"), *report.files])
 
 
 def _given(context: typer.Context) -> list[Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from tgems_edge.cli.output import print_lines
 from tgems_edge.errors import InputError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -30,7 +32,10 @@ def train(
     ] = None,
     classes: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Class names, one a line. Default: the folders' names."),
+        typer.Option(
+            metavar="FILE",
+            help="Class names, one a line, or folder, tab and name. Default: the folders' names.",
+        ),
     ] = None,
     labels: Annotated[
         Literal["folders", "teacher"],
@@ -70,13 +75,14 @@ def train(
 
     Example: tgems-edge train pictures/ --layer 3 --layer 5 --encoder ViT-B-32 --pretrained openai
     """
-    from tgems_edge.data import read_labelled, read_unlabelled
+    from tgems_edge.data import read_labelled, read_unlabelled, refuse_splits, report_left_out
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.devices import choose_device
     from tgems_export.encoders.encoder import load_encoder
     from tgems_export.encoders.prompts import load_templates, read_class_file
     from tgems_export.heads.learning import TrainingSettings, train_heads
     from tgems_export.heads.registry import KINDS
+    from tgems_export.outputs import check_output_folder
 
     kind = KINDS[head_kind]
     options: dict[str, Any] = {"k": k, "epochs": epochs, "loss": loss}
@@ -85,15 +91,18 @@ def train(
         if name not in kind.settings.options:
             owner = next(other.title for other in KINDS.values() if name in other.settings.options)
             raise InputError(f"--{name}: of a {owner} only; leave it out with{kind.option}")
+    check_output_folder(out)
     reporter = Reporter(quiet=quiet)
-    names = read_class_file(classes) if classes else None
+    listed = read_class_file(classes) if classes else None
     if labels == "teacher":
-        if names is None:
+        if listed is None:
             raise InputError("--labels teacher: unlabelled pictures have no names; give --classes FILE")
-        folder = read_unlabelled(data)
+        refuse_splits(data)
+        folder, names = read_unlabelled(data), listed.names
     else:
-        folder = read_labelled(data, names)
+        folder = read_labelled(data, listed.names, listed.folders) if listed else read_labelled(data)
         names = folder.classes
+    report_left_out(folder, reporter)
     settings = TrainingSettings(
         layers=tuple(dict.fromkeys(layer or [5])),
         classes=names,
@@ -103,6 +112,6 @@ def train(
         head=kind.make_settings(seed=seed, **options),
     )
     clip = load_encoder(encoder, pretrained, device=choose_device(device))
-    for path in train_heads(clip, folder, settings, out, reporter, overwrite=overwrite):
-        typer.echo(path)
-    reporter.say(f"next: tgems-edge export --layer {settings.layers[-1]}{kind.option} --head {out}")
+    print_lines(train_heads(clip, folder, settings, out, reporter, overwrite=overwrite))
+    command = f"tgems-edge export --layer {settings.layers[-1]}{kind.option} --head {shlex.quote(str(out))}"
+    reporter.say(f"next: {command}")

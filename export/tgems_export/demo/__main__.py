@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from tgems_edge.cli import OneLineErrors
+from tgems_edge.cli import OneLineErrors, run
+from tgems_edge.cli.output import print_lines
 from tgems_edge.progress import Reporter
 from tgems_export.demo.packs import read_pack, read_training_packs, unpack
 
@@ -54,7 +55,7 @@ def pretrain_command(
     settings = dataclasses.replace(settings, batch=batch or settings.batch, epochs=epochs or settings.epochs)
     chosen = choose_device(device)
     pictures = read_pictures(read_training_packs(packs), reporter)
-    typer.echo(pretrain(pictures, settings, out, reporter, device=chosen, start_from=start_from))
+    print_lines([pretrain(pictures, settings, out, reporter, device=chosen, start_from=start_from)])
 
 
 @app.command("unpack")
@@ -83,8 +84,8 @@ def unpack_command(
         seen_only=seen_only,
         without=tuple(map(read_pack, without or ())),
     )
-    typer.echo(f"{written} pictures in {out}")
+    print_lines([f"{written} pictures in {out}"])
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m tgems_export.demo")
+    run(app, "python -m tgems_export.demo")

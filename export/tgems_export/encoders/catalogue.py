@@ -8,7 +8,7 @@ import open_clip
 
 from tgems_edge.errors import EncoderError
 from tgems_edge.progress import Reporter
-from tgems_export.encoders.loading import outlined_tower
+from tgems_export.encoders.checkpoints.loading import outlined_tower
 from tgems_export.encoders.towers.vit import Pool, kind_of, read_tower
 
 __all__ = ["Architecture", "list_architectures", "read_architecture"]

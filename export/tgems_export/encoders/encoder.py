@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from tgems_edge.card import EncoderId
 from tgems_edge.errors import EncoderError
 from tgems_edge.images import Preprocessing
-from tgems_export.encoders.loading import (
+from tgems_export.encoders.checkpoints.loading import (
     DEMO,
     RANDOM,
     folder_config,
-    load_clip,
     model_config,
     outlined_tower,
     random_preprocessing,
     random_tower,
 )
-from tgems_export.encoders.recipes import make_recipe
+from tgems_export.encoders.checkpoints.pretrained import load_clip
+from tgems_export.encoders.checkpoints.recipes import make_recipe
 from tgems_export.encoders.texts import ClipText, StandInText, TextTower
 from tgems_export.encoders.towers.vit import Pool, Tower, read_tower
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +24,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tgems_edge.data import ImageFolder
-from tgems_edge.errors import DataError, ImageError
+from tgems_edge.errors import DataError, ImageError, InputError
 from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
+from tgems_export.cache import cache_root, usable_cache
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.vit import Pool
 from tgems_export.files import write_atomically
 
-__all__ = ["Features", "cache_root", "compute_features"]
+__all__ = ["Features", "compute_features"]
 
 CACHE_VERSION = 1
 CHUNK = 256  # pictures a file: a minute of ViT-L-14 on two cores is what an interruption may cost
@@ -54,13 +55,6 @@ class Features:
         return torch.cat([_slice(chunk, "embedding") for chunk in self.chunks]).float()
 
 
-def cache_root() -> Path:
-    """`$TGEMS_CACHE_DIR`, else `$XDG_CACHE_HOME/tgems-edge`, else `~/.cache/tgems-edge`."""
-    if named := os.environ.get("TGEMS_CACHE_DIR"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tgems-edge"
-
-
 def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) -> Features:
     """Activations of all pictures of a folder, from the cache where they are there already.
 
@@ -69,9 +63,8 @@ def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) 
     Raises:
         DataError: no picture of the folder can be read.
     """
-    place = cache_root() / "features" / _key(encoder, folder)
     total = len(folder.names)
-    chunks = tuple(place / f"{start:09d}.safetensors" for start in range(0, total, CHUNK))
+    chunks = _find_chunks(_key(encoder, folder), total, reporter)
     done = min(total, CHUNK * sum(_is_complete(chunk) for chunk in chunks))
     if done < total:
         what = f"{encoder.id.name} on {folder.root}"
@@ -94,12 +87,23 @@ def _key(encoder: Encoder, folder: ImageFolder) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
+def _find_chunks(key: str, total: int, reporter: Reporter) -> tuple[Path, ...]:
+    """Files of the cache; one that is complete is read even where it cannot be written."""
+    names = [f"features/{key}/{start:09d}.safetensors" for start in range(0, total, CHUNK)]
+    with suppress(InputError):  # no home
+        kept = tuple(cache_root() / name for name in names)
+        if all(map(_is_complete, kept)):
+            return kept
+    root = usable_cache(reporter)
+    return tuple(root / name for name in names)
+
+
 def _is_complete(chunk: Path) -> bool:
     """Chunks appear whole; one that a full disk or a crash of the machine damaged is made again."""
     try:
         with safe_open(chunk, "pt"):
             return True
-    except (FileNotFoundError, SafetensorError):
+    except (OSError, SafetensorError):
         return False
 
 
@@ -116,7 +120,7 @@ def _compute_chunk(
         outcomes = list(zip(members, threads.map(read, members), strict=True))
     for _, outcome in outcomes:
         if isinstance(outcome, ImageError):
-            reporter.warn(f"left out: {outcome}")
+            reporter.leave_out(outcome)
     readable = [(index, pixels) for index, pixels in outcomes if not isinstance(pixels, ImageError)]
     height, width = encoder.preprocessing.size
     pixels = np.stack([p for _, p in readable]) if readable else np.empty((0, height, width, 3), np.uint8)

@@ -15,6 +15,7 @@ import open_clip
 import torch
 from torch import Tensor
 
+from tgems_edge.class_names import ClassList, read_class_list, read_lines
 from tgems_edge.errors import DataError
 from tgems_export.encoders.encoder import Encoder
 
@@ -76,7 +77,9 @@ def load_templates(name_or_file: str = "default") -> Templates:
     if name_or_file in NAMED:
         templates = NAMED[name_or_file]
     else:
-        templates = tuple(_read_lines(Path(name_or_file), "templates", f"or one of {', '.join(NAMED)}"))
+        templates = tuple(
+            line for _, line in read_lines(Path(name_or_file), "templates", f"or one of {', '.join(NAMED)}")
+        )
         for template in templates:
             if template.count("{}") != 1:
                 raise DataError(f"{name_or_file}: template {template!r} must hold {{}} exactly once")
@@ -85,15 +88,15 @@ def load_templates(name_or_file: str = "default") -> Templates:
     return Templates(tuple(t for t in templates if t not in held_out), held_out)
 
 
-def read_class_file(path: Path) -> tuple[str, ...]:
-    """Class names, one a line; blank lines and lines that start with # do not count.
+def read_class_file(path: Path) -> ClassList:
+    """Class names, and the folders that some lines name; see `read_class_list`.
 
     Raises:
-        DataError: no such file, fewer than two names, or two that are the same to CLIP.
+        DataError: a line that cannot be used, fewer than two names, or two that are the same to CLIP.
     """
-    names = tuple(line for line in _read_lines(path, "class names") if not line.startswith("#"))
-    check_class_names(names, str(path))
-    return names
+    listed = read_class_list(path)
+    check_class_names(listed.names, str(path))
+    return listed
 
 
 def check_class_names(names: Sequence[str], where: str) -> None:
@@ -138,16 +141,3 @@ def class_embeddings(prompt_embeddings: Tensor) -> Tensor:
 def teacher_targets(embeddings: Tensor, text: Tensor, logit_scale: float) -> Tensor:
     """What a CLIP says of pictures (n, E), given texts (C, E): distributions over the classes, (n, C)."""
     return (logit_scale * embeddings @ text.T).softmax(1)
-
-
-def _read_lines(path: Path, what: str, otherwise: str = "one a line") -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give a file of {what}, {otherwise}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file in UTF-8") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise DataError(f"{path}: holds no {what}")
-    return lines

@@ -95,7 +95,7 @@ def answer(graph: FinalGraph, labelled: Labelled, what: str, reporter: Reporter)
             try:
                 own_rates, layer = graph.run(graph.read(path))
             except ImageError as error:
-                reporter.warn(f"left out: {error}")
+                reporter.leave_out(error)
                 continue
             rates.append(own_rates)
             layers.append(layer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,8 +20,8 @@ from tgems_edge.progress import Reporter
 from tgems_edge.rates import posterior
 from tgems_edge.session import IMAGE, open_session
 from tgems_edge.verification import check_samples
+from tgems_export.encoders.checkpoints.loading import DEMO
 from tgems_export.encoders.encoder import Encoder, load_encoder
-from tgems_export.encoders.loading import DEMO
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts
 from tgems_export.exporting.calibration import calibrate_posterior, fit_temperature
 from tgems_export.exporting.drafts import DRAWN_PICTURES, Draft, Exit, Form, draft
@@ -41,8 +41,15 @@ from tgems_export.exporting.picture_sets import Given, read_given
 from tgems_export.exporting.resizing import compare_resizing, with_resizing
 from tgems_export.files import write_atomically
 from tgems_export.heads.base import HeadKindName
-from tgems_export.heads.file import head_file, load_head, load_head_card, load_trained_pictures
+from tgems_export.heads.file import (
+    check_named_encoder,
+    head_file,
+    load_head,
+    load_head_card,
+    load_trained_pictures,
+)
 from tgems_export.heads.registry import DEFAULT_KIND, KINDS
+from tgems_export.outputs import check_output_file
 from tgems_export.pictures import draw_many
 from tgems_export.provenance import versions
 
@@ -75,7 +82,7 @@ def load_exits(
     Args:
         layers: blocks, counted from 1, increasing.
         head: a folder of heads, `demo` or `demo-190`, for one layer also a file; default the demo heads.
-        encoder: a CLIP by name; default the one the heads were trained on.
+        encoder: a CLIP by name; default the one the heads were trained on, if it is built in or open_clip's.
         pretrained: its weights; default those the heads were trained on.
         classes: names for the tables; default those the heads were trained on.
         head_kind: which of the two kinds of head.
@@ -94,8 +101,10 @@ def load_exits(
     if (kind := KINDS[head_kind]).name != DEFAULT_KIND and folder in NAMED_HEADS.values():
         raise HeadError(f"{kind.option.strip()}: give --head; `tgems-edge train{kind.option}` makes one")
     if encoder is None:
-        found = load_head_card(_any_head(folder, head_kind) if folder.is_dir() else folder)
-        encoder, pretrained = found.encoder.name, pretrained or found.encoder.pretrained
+        path = _any_head(folder, head_kind) if folder.is_dir() else folder
+        named = load_head_card(path).encoder
+        check_named_encoder(path, named, pretrained)
+        encoder, pretrained = named.name, pretrained or named.pretrained
     clip = load_encoder(encoder, pretrained)
     for layer in layers:
         clip.check_layer(layer)
@@ -123,6 +132,7 @@ def freeze(
     *,
     data: Path | None = None,
     calibration: Path | None = None,
+    folders: Mapping[str, str] | None = None,
     form: Form | None = None,
     overwrite: bool = False,
 ) -> Frozen:
@@ -134,6 +144,7 @@ def freeze(
         reporter: where progress goes.
         data: labelled pictures to compare and to measure on; without `calibration`, half of them calibrate.
         calibration: pictures to calibrate on; without labels they only show INT8 what activations take.
+        folders: the class of a folder of pictures by the folder's name, where it is not the name itself.
         form: see `Form`; by default one in fp32.
         overwrite: replace an existing file.
 
@@ -143,10 +154,10 @@ def freeze(
         InputError: the file exists, or the graph cannot be written as asked.
         DataError: pictures that cannot be used.
     """
-    _check_output(output, overwrite)
+    check_output_file(output, overwrite=overwrite)
     form = form or Form()
     first, last = exits[0], exits[-1]
-    given = read_given(data, calibration, first.classes)
+    given = read_given(data, calibration, first.classes, folders, reporter)
     if given.unlabelled and not form.precision.startswith("int8"):
         raise DataError(
             f"{calibration}: pictures without folders of classes, which only --precision int8 can use; "
@@ -239,15 +250,6 @@ def _any_head(folder: Path, kind: HeadKindName) -> Path:
         command = f"tgems-edge train{KINDS[kind].option} --out {folder}"
         raise HeadError(f"{folder}: no head files here; make some with `{command}`")
     return heads[0]
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.is_dir():
-        raise InputError(f"{output}: a folder; give --output a file name, such as {output / 'model.onnx'}")
-    if output.parent.exists() and not output.parent.is_dir():
-        raise InputError(f"{output}: {output.parent} is a file, not a folder; give another --output")
-    if output.exists() and not overwrite:
-        raise InputError(f"{output}: exists already; give --overwrite or another --output")
 
 
 def _refuse_training_pictures(exit_: Exit, given: Given, reporter: Reporter) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tgems_edge.data import ImageFolder, read_labelled, read_unlabelled, refuse_shared
+from tgems_edge.data import ImageFolder, read_labelled, read_unlabelled, refuse_shared, report_left_out
 from tgems_edge.errors import DataError
+from tgems_edge.folders import list_folders
+from tgems_edge.progress import Reporter
 from tgems_edge.sets import LEAST_PICTURES
 from tgems_export.splits import deal
 
@@ -83,27 +85,43 @@ class Given:
             )
 
 
-def read_given(data: Path | None, calibration: Path | None, classes: Sequence[str]) -> Given:
+def read_given(
+    data: Path | None,
+    calibration: Path | None,
+    classes: Sequence[str],
+    folders: Mapping[str, str] | None,
+    reporter: Reporter,
+) -> Given:
     """Reads what was given; `data` alone is split, one half calibrates and the other measures.
 
     Args:
         data: a folder to measure on, or None.
         calibration: a folder to calibrate on, or None; pictures without folders of classes have no labels.
         classes: of the model.
+        folders: the class of a folder by the folder's name, where it is not the name itself.
+        reporter: where it is said what else lies in the folders.
 
     Raises:
         DataError: a folder that is not among the classes, or a picture that would both calibrate and measure.
     """
+
+    def read(root: Path) -> Labelled:
+        folder = read_labelled(root, given=folders).labelled_as(classes)
+        report_left_out(folder, reporter)
+        return Labelled(folder, np.arange(len(folder.names)), folder.labels)
+
     unlabelled = read_unlabelled(calibration) if calibration and _is_flat(calibration) else None
+    if unlabelled:
+        report_left_out(unlabelled, reporter)
     if calibration and not unlabelled:
-        calibrates = _read(calibration, classes)
-        measures = _read(data, classes) if data else None
+        calibrates = read(calibration)
+        measures = read(data) if data else None
         if measures:
             refuse_shared(calibrates.folder, measures.folder.digests, f"those to measure on in {data}")
         return Given(calibrates, measures)
     if not data:
         return Given(None, None, unlabelled)
-    whole = _read(data, classes)
+    whole = read(data)
     if unlabelled:
         refuse_shared(unlabelled, whole.folder.digests, f"those to measure on in {data}")
     part = deal(whole.folder, 2)
@@ -112,9 +130,4 @@ def read_given(data: Path | None, calibration: Path | None, classes: Sequence[st
 
 def _is_flat(root: Path) -> bool:
     """Whether a folder holds pictures and no folders."""
-    return root.is_dir() and not any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir())
-
-
-def _read(root: Path, classes: Sequence[str]) -> Labelled:
-    folder = read_labelled(root).labelled_as(classes)
-    return Labelled(folder, np.arange(len(folder.names)), folder.labels)
+    return root.is_dir() and not list_folders(root)[0]

@@ -5,6 +5,7 @@ One head belongs to one exit, one pool and one encoder, and its file says which.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tgems_edge.data import ImageFolder
 from tgems_edge.digests import beginnings, join_beginnings
 from tgems_edge.errors import HeadError
 from tgems_edge.images import Preprocessing
+from tgems_export.encoders.checkpoints.loading import RANDOM, is_shipped
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.vit import Pool
 from tgems_export.files import write_atomically
@@ -25,6 +27,7 @@ from tgems_export.heads.registry import DEFAULT_KIND, KINDS
 
 __all__ = [
     "HeadCard",
+    "check_named_encoder",
     "head_file",
     "load_head",
     "load_head_card",
@@ -126,6 +129,31 @@ def load_head_card(path: Path) -> HeadCard:
         raise HeadError(f"{path}: its card is broken: {error}; train it again") from None
 
 
+def check_named_encoder(path: Path, encoder: EncoderId, pretrained: str | None = None) -> None:
+    """Refuses to load an encoder because the card of a file names it, unless everybody has the same.
+
+    A card that names a folder, a repository or a checkpoint could name one that its author prepared.
+
+    Args:
+        path: the file.
+        encoder: that its card names.
+        pretrained: what the user chose instead of the weights in the card.
+
+    Raises:
+        HeadError: the encoder is neither built in nor one of open_clip's; the message has what to type.
+    """
+    if is_shipped(encoder.name, RANDOM if pretrained else encoder.pretrained):
+        return
+    weights = pretrained or encoder.pretrained
+    line = shlex.join(["--encoder", encoder.name, *(["--pretrained", weights] if weights else [])])
+    if not line.isprintable():
+        raise HeadError(f"{path}: the encoder that its card names cannot be one; train it again")
+    raise HeadError(
+        f"{path}: its card names an encoder that does not come with open_clip, and is not loaded on a file's "
+        f"word; give {line} if you trust it"
+    )
+
+
 def load_head(path: Path, encoder: Encoder, kind: HeadKindName = DEFAULT_KIND) -> tuple[ExitHead, HeadCard]:
     """A trained head and its card.
 
@@ -158,5 +186,6 @@ def load_head(path: Path, encoder: Encoder, kind: HeadKindName = DEFAULT_KIND) -
         with safe_open(path, "pt") as file:
             head.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, RuntimeError) as error:
-        raise HeadError(f"{path}: its weights do not fit its card ({error}); train it again") from None
+        reason = " ".join(str(error).split())  # torch writes several lines
+        raise HeadError(f"{path}: its weights do not fit its card ({reason}); train it again") from None
     return head.eval().requires_grad_(False), card

@@ -16,8 +16,9 @@ from tgems_edge import records
 from tgems_edge.data import ImageFolder
 from tgems_edge.errors import DataError, HeadError, InputError
 from tgems_edge.progress import Reporter, Task
+from tgems_export.cache import usable_cache
 from tgems_export.encoders.encoder import Encoder
-from tgems_export.encoders.features import Features, cache_root, compute_features
+from tgems_export.encoders.features import Features, compute_features
 from tgems_export.encoders.prompts import (
     Templates,
     check_class_names,
@@ -26,7 +27,13 @@ from tgems_export.encoders.prompts import (
     teacher_targets,
 )
 from tgems_export.encoders.towers.vit import Pool
-from tgems_export.heads.file import HeadCard, head_file, load_head_card, save_head, save_trained_pictures
+from tgems_export.heads.file import (
+    HeadCard,
+    head_file,
+    load_head_card,
+    save_head,
+    save_trained_pictures,
+)
 from tgems_export.heads.registry import DEFAULT_KIND, HeadKind, kind_of
 from tgems_export.heads.tgem_training import TGemSettings
 from tgems_export.heads.training import HeadSettings, OnEpoch, Teacher, TrainingSet, validate
@@ -219,7 +226,7 @@ def _train_layer(
         pool = _choose_pool(material, card.layer, head_settings, teacher, reporter)
     card = dataclasses.replace(card, pool=pool)
     data = _training_set(material, card.layer, pool)
-    checkpoint = _checkpoint(card)
+    checkpoint = _checkpoint(card, reporter)
     epochs = head_settings.epochs_for(len(data.activations))
     with reporter.task(f"layer {card.layer}, {pool}", epochs, unit="epochs") as task:
         note = _noter(task, epochs)
@@ -262,9 +269,9 @@ def _training_set(material: _Material, layer: int, pool: Pool) -> TrainingSet:
     )
 
 
-def _checkpoint(card: HeadCard) -> Path:
+def _checkpoint(card: HeadCard, reporter: Reporter) -> Path:
     key = hashlib.sha256(records.to_json(card).encode()).hexdigest()[:32]
-    return cache_root() / "training" / f"{key}.pt"
+    return usable_cache(reporter) / "training" / f"{key}.pt"
 
 
 def _noter(task: Task, epochs: int) -> OnEpoch:

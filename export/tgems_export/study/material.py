@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tgems_edge.data import ImageFolder, read_labelled, read_unlabelled, refuse_shared
+from tgems_edge.data import ImageFolder, read_labelled, read_unlabelled, refuse_shared, report_left_out
 from tgems_edge.errors import DataError
 from tgems_edge.progress import Reporter
 from tgems_edge.sets import LEAST_PICTURES
@@ -113,6 +113,8 @@ def gather(
         "others": others,
     }
     read = {purpose: folder for purpose, folder in given.items() if folder}
+    for folder in read.values():
+        report_left_out(folder, reporter)
     _refuse_two_purposes(list(read.values()))
     parts = None if calibration else deal(training, PARTS)
     pictures = {purpose: _all_of(encoder, folder, reporter) for purpose, folder in read.items()}

@@ -233,4 +233,4 @@ def _readable(
             try:
                 yield read_pixels(path, preprocessing)
             except ImageError as error:
-                reporter.warn(f"left out: {error}")
+                reporter.leave_out(error)

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tgems_edge.data import ImageFolder, read_unlabelled
+from tgems_edge.data import ImageFolder, read_unlabelled, report_left_out
 from tgems_edge.errors import InputError
 from tgems_edge.progress import Reporter
 from tgems_export.encoders.encoder import Encoder
@@ -62,6 +62,7 @@ def make_noise_report(
     if figures.exists() and not overwrite:
         raise InputError(f"{figures}: exists already; give --overwrite or another --out")
     folder = read_unlabelled(root)
+    report_left_out(folder, reporter)
     noise = measure_noise(encoder, *read_halves(folder, encoder.preprocessing, reporter), reporter)
     page = page_of(noise, f"{encoder.id.name} on {root}", command)
     texts = {figures: to_json(noise, encoder, folder), out / "noise.md": to_markdown(page, plots="")}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tgems_edge.printable import padded, printable, width
 from tgems_export.study.plots import Plot
 from tgems_export.study.tables import Table
 
@@ -110,17 +111,17 @@ def to_html(page: Page) -> str:
 
 def to_text(table: Table) -> str:
     """For a terminal."""
-    lines = [table.header, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines = [list(map(printable, row)) for row in (table.header, *table.rows)]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     right = _numeric(table)
-    padded = (
+    filled = (
         [
-            cell.rjust(w) if number else cell.ljust(w)
+            " " * (w - width(cell)) + cell if number else padded(cell, w)
             for cell, w, number in zip(line, widths, right, strict=True)
         ]
         for line in lines
     )
-    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+    return "\n".join("  ".join(cells).rstrip() for cells in filled)
 
 
 def _numeric(table: Table) -> list[bool]:

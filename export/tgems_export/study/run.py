@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import tempfile
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import joblib
 import torch
 from threadpoolctl import threadpool_limits
 
+from tgems_edge.children import end_with
 from tgems_edge.errors import InputError
 from tgems_edge.progress import Reporter
 from tgems_export.files import write_atomically
@@ -58,7 +60,7 @@ def run(
             with reporter.task(what, len(tasks), done=done, unit="tasks") as progress:
                 parallel = joblib.Parallel(n_jobs=-1, return_as="generator_unordered")
                 for name, figures in parallel(
-                    joblib.delayed(_work)(shared, name, task) for name, task in pending.items()
+                    joblib.delayed(_work)(shared, name, task, os.getpid()) for name, task in pending.items()
                 ):
                     results[name] = figures
                     write_atomically(path, _to_json(identity, results).encode())
@@ -96,8 +98,9 @@ def _to_json(identity: dict[str, Any], results: Results) -> str:
     return opened + ',\n "results": {\n' + ",\n".join(lines) + "\n }\n}\n"
 
 
-def _work(shared: Path, name: str, task: Task) -> tuple[str, dict[str, Value]]:
+def _work(shared: Path, name: str, task: Task, parent: int) -> tuple[str, dict[str, Value]]:
     """One task, in a process of its own; the matrices are too small for more than one thread."""
+    end_with(parent)
     torch.set_num_threads(1)
     with threadpool_limits(1):
         return name, {measure: _rounded(value) for measure, value in task(_load(shared))}

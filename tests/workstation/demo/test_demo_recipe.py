@@ -20,8 +20,8 @@ from tgems_export.demo.augmentation import Augmentation, change, mix
 from tgems_export.demo.packs import TRAINING, read_pack, read_training_packs, unpack
 from tgems_export.demo.pretraining import RECIPES, Settings, cross_entropy, pretrain, read_pictures
 from tgems_export.demo.vocabulary import build_vocabulary
+from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.encoder import load_encoder
-from tgems_export.encoders.loading import DEMO_FOLDER
 from tgems_export.pictures import to_jpeg
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}

@@ -11,9 +11,10 @@ from tgems_edge.data import read_labelled, read_unlabelled
 from tgems_edge.errors import DataError
 from tgems_edge.images import decode, to_pixels
 from tgems_edge.progress import Reporter
+from tgems_export.cache import cache_root
 from tgems_export.encoders import features
 from tgems_export.encoders.encoder import Encoder
-from tgems_export.encoders.features import cache_root, compute_features
+from tgems_export.encoders.features import compute_features
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_an_unknown_set_names_the_known_ones():
 
 
 def test_class_files_may_have_comments_blank_lines_and_a_byte_order_mark(write):
-    assert read_class_file(write("\ufeff# pets\ncat\r\n\n  fire truck \nC++\n")) == (
+    assert read_class_file(write("\ufeff# pets\ncat\r\n\n  fire truck \nC++\n")).names == (
         "cat",
         "fire truck",
         "C++",

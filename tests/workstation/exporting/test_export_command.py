@@ -296,7 +296,7 @@ def test_without_the_list_of_training_pictures_there_is_a_warning(export, heads,
     shutil.copytree(heads, tmp_path / "heads")
     (listed,) = (tmp_path / "heads").glob("pictures-*.sha256")
     listed.write_bytes(listed.read_bytes()[:-1])
-    refused(export("--data", measured, head=tmp_path / "heads"), "cut short; copy it again")
+    refused(export("--data", measured, "--overwrite", head=tmp_path / "heads"), "cut short; copy it again")
 
 
 def test_a_picture_that_calibrates_may_not_measure(export, fresh_figures, measured):

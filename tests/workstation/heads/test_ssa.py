@@ -180,7 +180,8 @@ def test_two_runs_write_equal_files_and_a_third_keeps_them(train, plan, tmp_path
     (one,), (two,) = train(plan, tmp_path / "one"), train(plan, tmp_path / "two")
     assert one.read_bytes() == two.read_bytes()
     monkeypatch.setattr(
-        "tgems_export.heads.ssa_training.train_ssa_head", lambda *_, **__: pytest.fail("trained again")
+        "tgems_export.heads.ssa_training.train_ssa_head",
+        lambda *_, **__: pytest.fail("trained again"),
     )
     train(replace(plan, pool="mean"), tmp_path / "one")
     twin = replace(plan, head=SsaSettings(alignment=0))

@@ -14,9 +14,9 @@ from tgems_edge.errors import DataError
 from tgems_edge.images import to_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
+from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
+from tgems_export.encoders.checkpoints.recipes import CONFIG_FILE
 from tgems_export.encoders.encoder import load_encoder
-from tgems_export.encoders.loading import DEMO_FOLDER
-from tgems_export.encoders.recipes import CONFIG_FILE
 from tgems_export.exporting.graph import to_onnx
 from tgems_export.exporting.quantization.products import find_products
 from tgems_export.exporting.quantization.ranges import METHODS

@@ -66,7 +66,7 @@ def read_calibrating(
             try:
                 pixels = read_pixels(path, preprocessing)
             except ImageError as error:
-                reporter.warn(f"left out: {error}")
+                reporter.leave_out(error)
                 continue
             if np.ptp(pixels) > 0:
                 different.add(pixels.tobytes())

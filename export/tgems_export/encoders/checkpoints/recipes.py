@@ -10,6 +10,7 @@ trained like.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 CONFIG_FILE = "open_clip_config.json"
+CHOICES = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "longest", "squash")}
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EncoderError(f"{path}: not a configuration ({error}); copy it again, or remove it") from None
     if not isinstance(content, dict):
         raise EncoderError(f"{path}: not a configuration of open_clip; copy it again, or remove it")
@@ -101,11 +103,30 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def make_recipe(quick_gelu: object, preprocessing: dict[str, Any]) -> Recipe:
-    """From what a configuration or open_clip's notes say; a single number stands for all three colours."""
+    """From what a configuration or open_clip's notes say; a single number stands for all three colours.
+
+    Raises:
+        EncoderError: no preprocessing can be as it says.
+    """
     merged = merge_preprocess_dict(PreprocessCfg(), preprocessing)
     for key in ("mean", "std"):
         merged[key] = tuple(merged[key]) if isinstance(merged[key], Sequence) else (merged[key],) * 3
+        if not (len(merged[key]) == 3 and all(_is_finite(value) for value in merged[key])):
+            raise EncoderError(
+                f"preprocess_cfg: {key} is {merged[key]}; expected three numbers, as in CLIP's own"
+            )
+    if min(merged["std"]) <= 0:
+        raise EncoderError(f"preprocess_cfg: std is {merged['std']}; expected three numbers above 0")
+    for key, allowed in CHOICES.items():
+        if merged[key] not in allowed:
+            raise EncoderError(
+                f"preprocess_cfg: {key} is {merged[key]!r}; expected one of {', '.join(allowed)}"
+            )
     return Recipe(bool(quick_gelu), PreprocessCfg(**merged))
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _recipe_of_config(architecture: str, beside: Path) -> Recipe:

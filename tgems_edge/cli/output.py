@@ -1,0 +1,100 @@
+"""Where the words of a command leave the process.
+
+Results go to standard output as lines of text in the terminal's encoding, or as JSON Lines in UTF-8
+whatever that is. All else goes to standard error. What is printed is made `printable` here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
+
+from tgems_edge.errors import InputError
+from tgems_edge.printable import UNSAFE, printable
+
+__all__ = ["CLOSED", "print_json", "print_lines", "print_note", "report_error", "writing_results"]
+
+CLOSED = "standard output is closed; send it to a file or to /dev/null"
+
+
+def print_lines(lines: Iterable[object]) -> None:
+    """Print each item as one line of text on standard output.
+
+    Raises:
+        InputError: standard output is closed, or cannot take it.
+        BrokenPipeError: its reader has gone.
+    """
+    text = "".join(printable(line) + "\n" for line in lines)
+    with writing_results() as stream:
+        stream.write(text)
+        stream.flush()
+
+
+def print_json(record: Any) -> None:
+    r"""Print a record as one line of JSON, in UTF-8 whatever the terminal's encoding is.
+
+    Every reader of JSON can read it: a number that is not finite is null, and what a terminal would act on
+    is escaped. A byte of a file name that is not UTF-8 is `\udc80` to `\udcff`, Python's "surrogateescape":
+    `os.fsencode(json.loads(line)["image"])` gives the name back.
+
+    Args:
+        record: of dicts, lists, tuples, texts, numbers, truth values and None.
+
+    Raises:
+        InputError: standard output is closed, or cannot take it.
+        BrokenPipeError: its reader has gone.
+    """
+    text = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
+    line = UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n"
+    with writing_results() as stream:
+        stream.flush()
+        if buffer := getattr(stream, "buffer", None):
+            buffer.write(line.encode())
+        else:  # text in memory, where somebody redirected it in Python
+            stream.write(line)
+        stream.flush()
+
+
+def print_note(message: object) -> None:
+    """Print one line on standard error; where that is closed or full, it is lost."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            sys.stderr.write(printable(message) + "\n")
+            sys.stderr.flush()
+
+
+def report_error(message: object) -> None:
+    """Print an error as one line on standard error, whatever names are in it."""
+    print_note(f"error: {str(message).strip()}")
+
+
+@contextlib.contextmanager
+def writing_results() -> Iterator[TextIO]:
+    """Give standard output, and name it where it cannot be written.
+
+    Raises:
+        InputError: standard output is closed, or cannot take it.
+        BrokenPipeError: its reader has gone.
+    """
+    if sys.stdout is None or sys.stdout.closed:
+        raise InputError(CLOSED)
+    try:
+        yield sys.stdout
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"standard output: {error.strerror or error}; send it elsewhere") from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
