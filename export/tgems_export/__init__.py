@@ -9,8 +9,8 @@ Arrows point from the top to the bottom; nothing below knows what is above it:
     heads        what stands behind an exit: the kinds of head, their training, the head file
     encoders     any CLIP: names, checkpoints, prompts, cached features; in `towers` its image side, to be cut
 
-Beside them: pictures that are drawn from a seed, splits, files that appear whole, provenance, costs, and the
-full tower that `bench --against` compares with.
+Beside them: pictures that are drawn from a seed, splits, files and tensors (written whole, with digests),
+threads (the same results on any number), provenance, costs, and the full tower of `bench --against`.
 """
 
 __version__ = "0.2.0"

@@ -1,17 +1,16 @@
-"""What an exit keeps of a tower and what it saves: parameters and operations, counted from the modules."""
+"""What an exit keeps of a tower and what it saves: parameters and operations, counted from shapes."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.exporting.graph import ExitGraph
 from tgems_export.heads.tgem import TGemHead
+from tgems_export.operations import count_tower
 
 __all__ = ["Cost", "count_exit", "count_full"]
 
@@ -30,10 +29,8 @@ class Cost:
 
 def count_full(encoder: Encoder) -> Cost:
     """The full image tower, as its library built it."""
-    height, width = encoder.preprocessing.size
-    module = encoder.tower.module
-    pixels = torch.zeros(1, 3, height, width, device=encoder.device)
-    return Cost(sum(p.numel() for p in module.parameters()), _operations(module, pixels))
+    parameters = sum(p.numel() for p in encoder.tower.module.parameters())
+    return Cost(parameters, count_tower(encoder.tower, encoder.preprocessing.size))
 
 
 def count_exit(encoder: Encoder, layer: int, k: int, text: Tensor) -> Cost:
@@ -50,9 +47,8 @@ def count_exit(encoder: Encoder, layer: int, k: int, text: Tensor) -> Cost:
     """
     head = TGemHead(encoder.width, encoder.embedding_width, k).eval()
     graph = ExitGraph(encoder, layer, encoder.tower.pools[0], head, text)
-    pixels = torch.zeros(1, *encoder.preprocessing.size, 3, dtype=torch.uint8)
     kept = _kept(encoder.tower.module, layer) + sum(p.numel() for p in head.parameters())
-    return Cost(kept, _operations(graph, pixels))
+    return Cost(kept, graph.operations(encoder.preprocessing.size))
 
 
 def _kept(module: nn.Module, layer: int) -> int:
@@ -63,15 +59,3 @@ def _kept(module: nn.Module, layer: int) -> int:
         return int(block[1]) < layer if block else not BEHIND.match(name)
 
     return sum(p.numel() for name, p in module.named_parameters() if is_kept(name))
-
-
-@torch.no_grad()
-def _operations(module: nn.Module, pixels: Tensor) -> int:
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into torch's fused attention
-    try:
-        with FlopCounterMode(display=False) as counter:
-            module(pixels)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    return int(counter.get_total_flops())

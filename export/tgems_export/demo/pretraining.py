@@ -35,7 +35,7 @@ from tgems_export.demo.packs import Pack
 from tgems_export.demo.vocabulary import Vocabulary, build_vocabulary
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.prompts import NAMED, class_embeddings
-from tgems_export.files import write_atomically
+from tgems_export.files import read_checked, write_atomically, write_checked
 
 __all__ = ["RECIPES", "Pictures", "Settings", "cross_entropy", "pretrain", "read_pictures"]
 
@@ -276,17 +276,17 @@ class _Run:
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomically(path, buffer.getvalue())
+        write_checked(path, buffer.getvalue())
 
     def resume(self, path: Path) -> int:
         """The step to go on with: 0, or the one behind the checkpoint."""
         if not path.exists():
             return 0
-        try:
-            state = torch.load(path, weights_only=True, map_location=self.device)
-            configuration = state["configuration"]
-        except Exception:  # bytes that are no checkpoint make the unpickler raise anything
-            raise InputError(f"{path}: not a checkpoint; remove it to begin again") from None
+        content = read_checked(path)
+        if content is None:
+            raise InputError(f"{path}: not a checkpoint, or damaged; remove it to begin again")
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location=self.device)
+        configuration = state["configuration"]
         if configuration != self.configuration:
             other = [k for k, v in self.configuration.items() if configuration.get(k) != v]
             raise InputError(

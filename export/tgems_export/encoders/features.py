@@ -3,7 +3,8 @@
 The encoder is frozen, so the CLS token and the mean patch token behind every block, and the full
 tower's embedding, are all that training ever needs of a picture. They are kept in chunks of a fixed
 number of pictures under a key of encoder weights, preprocessing and data; each chunk is written
-atomically, so interrupted work goes on with the next chunk and ends with the same bytes.
+atomically, so interrupted work goes on with the next chunk and ends with the same bytes. A chunk that does
+not hold what it held when it was written, or not what this encoder says, is made again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from tgems_edge.data import ImageFolder
@@ -30,7 +30,7 @@ from tgems_edge.progress import Reporter
 from tgems_export.cache import cache_root, usable_cache
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.vit import Pool
-from tgems_export.files import write_atomically
+from tgems_export.tensors import DIGEST_KEY, read_tensors, write_tensors
 
 __all__ = ["Features", "compute_features"]
 
@@ -64,16 +64,20 @@ def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) 
         DataError: no picture of the folder can be read.
     """
     total = len(folder.names)
-    chunks = _find_chunks(_key(encoder, folder), total, reporter)
-    done = min(total, CHUNK * sum(_is_complete(chunk) for chunk in chunks))
-    if done < total:
+    members = [range(start, min(total, start + CHUNK)) for start in range(0, total, CHUNK)]
+    chunks = _find_chunks(encoder, folder, members, reporter)
+    missing = {
+        chunk: wanted
+        for chunk, wanted in zip(chunks, members, strict=True)
+        if not _is_complete(chunk, encoder, wanted)
+    }
+    if missing:
         what = f"{encoder.id.name} on {folder.root}"
+        done = total - sum(map(len, missing.values()))
         with reporter.task(what, total, done=done, unit="pictures") as task:
-            for number, chunk in enumerate(chunks):
-                if not _is_complete(chunk):
-                    members = range(number * CHUNK, min(total, (number + 1) * CHUNK))
-                    _compute_chunk(encoder, folder, members, chunk, reporter)
-                    task.advance(len(members))
+            for chunk, wanted in missing.items():
+                _compute_chunk(encoder, folder, wanted, chunk, reporter)
+                task.advance(len(wanted))
     indices = np.concatenate([_slice(chunk, "indices").numpy() for chunk in chunks])
     if len(indices) == 0:
         raise DataError(f"{folder.root}: none of its {total} pictures can be read")
@@ -87,24 +91,34 @@ def _key(encoder: Encoder, folder: ImageFolder) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _find_chunks(key: str, total: int, reporter: Reporter) -> tuple[Path, ...]:
+def _find_chunks(
+    encoder: Encoder, folder: ImageFolder, members: list[range], reporter: Reporter
+) -> tuple[Path, ...]:
     """Files of the cache; one that is complete is read even where it cannot be written."""
-    names = [f"features/{key}/{start:09d}.safetensors" for start in range(0, total, CHUNK)]
+    names = [f"features/{_key(encoder, folder)}/{wanted.start:09d}.safetensors" for wanted in members]
     with suppress(InputError):  # no home
         kept = tuple(cache_root() / name for name in names)
-        if all(map(_is_complete, kept)):
+        if all(_is_complete(chunk, encoder, wanted) for chunk, wanted in zip(kept, members, strict=True)):
             return kept
     root = usable_cache(reporter)
     return tuple(root / name for name in names)
 
 
-def _is_complete(chunk: Path) -> bool:
-    """Chunks appear whole; one that a full disk or a crash of the machine damaged is made again."""
+def _is_complete(chunk: Path, encoder: Encoder, members: range) -> bool:
+    """Whether a chunk is whole and holds what this encoder says of these pictures, or of some of them."""
     try:
-        with safe_open(chunk, "pt"):
-            return True
-    except (OSError, SafetensorError):
+        tensors, metadata = read_tensors(chunk)
+        indices = tensors["indices"]
+    except (OSError, SafetensorError, ValueError, KeyError):
         return False
+    if DIGEST_KEY not in metadata or not set(indices.flatten().tolist()) <= set(members):
+        return False
+    pools, count = encoder.tower.pools, len(indices)
+    expected = dict.fromkeys(pools, (torch.float16, (encoder.blocks, count, encoder.width))) | {
+        "embedding": (torch.float32, (count, encoder.embedding_width)),
+        "indices": (torch.int64, (count,)),
+    }
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} == expected
 
 
 def _compute_chunk(
@@ -135,7 +149,7 @@ def _compute_chunk(
     }
     for pool in encoder.tower.pools:
         tensors[pool] = torch.cat([part.pools[pool] for part in parts] or [none], dim=1).half()
-    write_atomically(chunk, save(tensors))
+    write_tensors(chunk, tensors, {})
 
 
 def _slice(chunk: Path, name: str, block: int | None = None) -> Tensor:

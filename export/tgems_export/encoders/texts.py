@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tgems_export.threads import in_order, one_thread
+
 __all__ = ["ClipText", "StandInText", "TextTower"]
 
-BATCH = 256
+BATCH = 32  # prompts; several batches are encoded at once
 INITIAL_LOGIT_SCALE = 1 / 0.07  # what CLIP begins its training with
 
 
@@ -49,12 +51,16 @@ class ClipText:
         """See `TextTower`."""
         return float(self.clip.logit_scale.exp())
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """See `TextTower`."""
         tokens = self.tokenize(list(prompts)).to(self.device)
-        chunks = [self.clip.encode_text(chunk, normalize=True) for chunk in tokens.split(BATCH)]
-        return torch.cat(chunks).float().cpu()
+        with one_thread():
+            return torch.cat(list(in_order(self._encode, tokens.split(BATCH)))).float().cpu()
+
+    @torch.no_grad()
+    def _encode(self, tokens: Tensor) -> Tensor:
+        embeddings: Tensor = self.clip.encode_text(tokens, normalize=True)
+        return embeddings
 
     def first_too_long(self, prompts: Sequence[str]) -> int | None:
         """Tokenises with twice the room: what spills over would have been cut off.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ from tgems_edge.card import Dynamic, Parity, Quantisation
 from tgems_edge.errors import DataError, ImageError, InputError
 from tgems_edge.images import decode, read_pixels
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.session import INPUT
 from tgems_export.costs import count_full
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.exporting.dynamic.decisions import (
@@ -48,6 +49,7 @@ from tgems_export.exporting.quantization.search import Limits, Quantiser, batche
 from tgems_export.heads.base import ExitHead
 from tgems_export.heads.file import HeadCard
 from tgems_export.pictures import draw_many
+from tgems_export.threads import in_order, open_on_one_thread
 
 __all__ = ["Draft", "Dynamics", "Exit", "Form", "Precision", "draft"]
 
@@ -267,7 +269,7 @@ def _check_parity(
     exits: int = 1,
 ) -> Parity:
     """How an exit of a graph in floating point compares with PyTorch, on drawn pictures and on given ones."""
-    session = open_session(model.SerializeToString())
+    session = open_on_one_thread(model.SerializeToString())
     what = (session, exit_.encoder, exit_.card.layer, exit_.card.pool, exit_.head, exit_.text)
     drawn = _counted(draw_many(DRAWN_PICTURES), DRAWN_PICTURES, reporter)
     parity = compare(*what, drawn, "drawn from a seed, all aspect ratios", precision, output)
@@ -333,6 +335,6 @@ def _noisy(
 def _activations(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """What the head of every exit reads, (n, D) each."""
     read = find_readouts(model)
-    session = open_session(with_outputs(model, read))
-    runs = [session.run(read, {INPUT: batch}) for batch in batches(pixels)]
+    session = open_on_one_thread(with_outputs(model, read))
+    runs = in_order(partial(session.run, read), ({INPUT: batch} for batch in batches(pixels)))
     return [np.concatenate(column) for column in zip(*runs, strict=True)]

@@ -24,6 +24,7 @@ from tgems_export.exporting.calibration import Calibration
 from tgems_export.exporting.picture_sets import Labelled
 from tgems_export.exporting.quantization.search import Limits
 from tgems_export.pictures import draw, to_jpeg
+from tgems_export.threads import in_order
 
 __all__ = [
     "Answers",
@@ -63,6 +64,13 @@ class FinalGraph:
         rates, layers = self.session.run(["rates", "exit_layer"], fed)
         return rates[0], int(layers[0])
 
+    def answer(self, picture: Picture) -> tuple[NDArray[np.float32], int] | ImageError:
+        """What `run` gives of a picture, or why it cannot be read."""
+        try:
+            return self.run(self.read(picture))
+        except ImageError as error:
+            return error
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -90,15 +98,13 @@ def answer(graph: FinalGraph, labelled: Labelled, what: str, reporter: Reporter)
     """
     rates, layers, readable = [], [], []
     with reporter.task(what, len(labelled.members), unit="pictures") as task:
-        for position, path in enumerate(labelled.paths):
+        for position, found in enumerate(in_order(graph.answer, labelled.paths)):
             task.advance(1)
-            try:
-                own_rates, layer = graph.run(graph.read(path))
-            except ImageError as error:
-                reporter.leave_out(error)
+            if isinstance(found, ImageError):
+                reporter.leave_out(found)
                 continue
-            rates.append(own_rates)
-            layers.append(layer)
+            rates.append(found[0])
+            layers.append(found[1])
             readable.append(position)
     if not rates:
         raise DataError(f"{labelled.folder.root}: none of its pictures can be read")

@@ -18,7 +18,7 @@ from tgems_edge.errors import DataError, HeadError, InputError, ParityError
 from tgems_edge.model import Classifier
 from tgems_edge.progress import Reporter
 from tgems_edge.rates import posterior
-from tgems_edge.session import IMAGE, open_session
+from tgems_edge.session import IMAGE
 from tgems_edge.verification import check_samples
 from tgems_export.encoders.checkpoints.loading import DEMO
 from tgems_export.encoders.encoder import Encoder, load_encoder
@@ -52,6 +52,7 @@ from tgems_export.heads.registry import DEFAULT_KIND, KINDS
 from tgems_export.outputs import check_output_file
 from tgems_export.pictures import draw_many
 from tgems_export.provenance import versions
+from tgems_export.threads import one_thread, open_on_one_thread
 
 __all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "Form", "Frozen", "freeze", "load_exits"]
 
@@ -69,6 +70,7 @@ class Frozen:
     size: int  # bytes
 
 
+@one_thread()
 def load_exits(
     layers: Sequence[int],
     head: Path | None,
@@ -125,6 +127,7 @@ def load_exits(
     ]
 
 
+@one_thread()
 def freeze(
     exits: Sequence[Exit],
     output: Path,
@@ -171,7 +174,7 @@ def freeze(
     model = _with_input(drafted.model, encoder, form)
     if form.input == IMAGE:
         reporter.say("comparing its resizing with Pillow's")
-        session = open_session(drafted.model.SerializeToString())
+        session = open_on_one_thread(drafted.model.SerializeToString())
         resizing = compare_resizing(model, encoder.preprocessing, session, draw_many(DRAWN_PICTURES))
     final = _final(model, encoder, form)
     fitted = accuracy = calibrated = None
@@ -223,7 +226,12 @@ def freeze(
     )
     sealed = seal(_serialise(model, card))
     sealed_card = _check_sealed(sealed)
-    write_atomically(output, sealed)
+    try:
+        write_atomically(output, sealed, overwrite=overwrite)
+    except FileExistsError:
+        raise InputError(
+            f"{output}: made by another process meanwhile; give --overwrite or another --output"
+        ) from None
     return Frozen(output, sealed_card, len(sealed))
 
 
@@ -233,7 +241,7 @@ def _with_input(model: onnx.ModelProto, encoder: Encoder, form: Form) -> onnx.Mo
 
 
 def _final(model: onnx.ModelProto, encoder: Encoder, form: Form) -> FinalGraph:
-    return FinalGraph(open_session(model.SerializeToString()), form.input, encoder.preprocessing)
+    return FinalGraph(open_on_one_thread(model.SerializeToString()), form.input, encoder.preprocessing)
 
 
 def _posteriors(last: Exit, drafted: Draft, calibrated: Answers) -> dict[int, Posterior]:

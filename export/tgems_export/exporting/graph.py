@@ -28,6 +28,7 @@ from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.blocks import Embedding, ExitBlock, ResidualBlock
 from tgems_export.encoders.towers.vit import Pool
 from tgems_export.heads.base import ExitHead
+from tgems_export.operations import count_linears
 
 __all__ = [
     "ExitGraph",
@@ -79,6 +80,12 @@ class ExitGraph(nn.Module):
         label = rates.argmin(1)
         probabilities = torch.softmax(self.get_buffer(POSTERIOR_SCALE) * rates, 1)
         return rates, probabilities, label, torch.full_like(label, self.layer)
+
+    def operations(self, size: tuple[int, int]) -> int:
+        """Floating-point operations of one picture (H, W); see `operations`."""
+        tokens = len(self.embedding.offset)
+        blocks = sum(block.operations(tokens) for block in (*self.blocks, self.last))
+        return self.embedding.operations(size) + blocks + count_linears(1, self.readout)
 
 
 def to_onnx(

@@ -7,7 +7,7 @@ resizing, normalisation, rewiring or in the tables shows, whatever its cause.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -25,6 +25,7 @@ from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.vit import Pool
 from tgems_export.exporting.graph import Precision
 from tgems_export.heads.base import ExitHead
+from tgems_export.threads import in_order, one_thread
 
 __all__ = ["TOLERANCE", "check_rates", "compare"]
 
@@ -58,14 +59,22 @@ def compare(
     Raises:
         ParityError: a rate differs by more than rounding.
     """
-    ours, reference = [], []
+
+    def run(batch: list[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+        pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in batch])
+        images = torch.stack([encoder.reference_transform(picture) for picture in batch])
+        activation = encoder.exit_activation(images, layer, pool)
+        return session.run([output], {INPUT: pixels})[0], head.rates(activation, text).numpy()
+
+    with one_thread():
+        ours, reference = zip(*in_order(run, _batches(pictures)), strict=True)
+    return check_rates(np.concatenate(ours), np.concatenate(reference), of, TOLERANCE[precision])
+
+
+def _batches(pictures: Iterable[Image.Image]) -> Iterator[list[Image.Image]]:
     remaining = iter(pictures)
     while batch := list(islice(remaining, BATCH)):
-        pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in batch])
-        ours.append(session.run([output], {INPUT: pixels})[0])
-        images = torch.stack([encoder.reference_transform(picture) for picture in batch])
-        reference.append(head.rates(encoder.exit_activation(images, layer, pool), text).numpy())
-    return check_rates(np.concatenate(ours), np.concatenate(reference), of, TOLERANCE[precision])
+        yield batch
 
 
 def check_rates(

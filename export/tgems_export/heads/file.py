@@ -5,12 +5,13 @@ One head belongs to one exit, one pool and one encoder, and its file says which.
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from torch import Tensor
 
 from tgems_edge import records
 from tgems_edge.card import EncoderId
@@ -24,11 +25,13 @@ from tgems_export.encoders.towers.vit import Pool
 from tgems_export.files import write_atomically
 from tgems_export.heads.base import ExitHead, HeadKindName
 from tgems_export.heads.registry import DEFAULT_KIND, KINDS
+from tgems_export.tensors import read_tensors, write_tensors
 
 __all__ = [
     "HeadCard",
     "check_named_encoder",
     "head_file",
+    "list_pictures",
     "load_head",
     "load_head_card",
     "load_trained_pictures",
@@ -59,6 +62,7 @@ class HeadCard:
     accuracy_held_out_templates: float | None  # the same, with templates never trained on
     warnings: tuple[str, ...]
     versions: dict[str, str]
+    trained_pictures_sha256: str | None = None  # of the list of them; None in files of earlier versions
     kind: HeadKindName | None = None  # None is the default kind, as in files from before there were two
     schema: int = SCHEMA_VERSION
 
@@ -78,51 +82,76 @@ def trained_pictures_file(folder: Path, data_sha256: str) -> Path:
     return folder / f"pictures-{data_sha256[:12]}.sha256"
 
 
-def save_trained_pictures(folder: Path, pictures: ImageFolder) -> None:
-    """Lists pictures that heads are trained on: six bytes of each file's SHA-256, sorted.
+def list_pictures(pictures: ImageFolder) -> bytes:
+    """Six bytes of the SHA-256 of each picture's file, sorted."""
+    return join_beginnings(pictures.digests)
 
-    Heads of one folder mostly share their pictures, so the list lies beside them and not in each.
+
+def save_trained_pictures(folder: Path, pictures: ImageFolder) -> None:
+    """Lists pictures that heads are trained on.
+
+    Heads of one folder mostly share their pictures, so the list lies beside them and not in each; a head
+    has its digest.
     """
-    write_atomically(trained_pictures_file(folder, pictures.sha256), join_beginnings(pictures.digests))
+    write_atomically(trained_pictures_file(folder, pictures.sha256), list_pictures(pictures))
 
 
 def load_trained_pictures(head: Path, card: HeadCard) -> list[bytes] | None:
     """Six bytes of the SHA-256 of each picture a head was trained on; None without a list.
 
     Raises:
-        HeadError: a list that is cut short.
+        HeadError: a list that is cut short or otherwise damaged.
     """
     path = trained_pictures_file(head.parent, card.data_sha256)
     try:
-        return beginnings(path.read_bytes())
+        content = path.read_bytes()
+        listed = beginnings(content)
     except FileNotFoundError:
         return None
     except ValueError:
-        raise HeadError(f"{path}: cut short; copy it again, or train the heads again") from None
+        listed = []
+    if card.trained_pictures_sha256 is None:  # what can be said of one that no digest is known of
+        whole = len(listed) >= card.pictures and listed == sorted(listed)
+    else:
+        whole = hashlib.sha256(content).hexdigest() == card.trained_pictures_sha256
+    if not whole:
+        raise HeadError(f"{path}: cut short or damaged; copy it again, or train the heads again")
+    return listed
 
 
-def save_head(path: Path, head: ExitHead, card: HeadCard) -> None:
-    """Writes a head file; equal heads with equal cards are equal bytes."""
-    write_atomically(path, save(head.state_dict(), metadata={METADATA_KEY: records.to_json(card)}))
+def save_head(path: Path, head: ExitHead, card: HeadCard, *, overwrite: bool = True) -> None:
+    """Writes a head file; equal heads with equal cards are equal bytes.
+
+    Raises:
+        OSError: see `write_atomically`.
+    """
+    write_tensors(path, head.state_dict(), {METADATA_KEY: records.to_json(card)}, overwrite=overwrite)
 
 
 def load_head_card(path: Path) -> HeadCard:
     """What a head file says about itself.
 
     Raises:
-        HeadError: missing, truncated, not a head file, or of a newer schema.
+        HeadError: missing, truncated, damaged, not a head file, or of a newer schema.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[HeadCard, dict[str, Tensor]]:
+    """The card and the weights of a head file; raises as `load_head_card`."""
     try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
+        weights, metadata = read_tensors(path)
+        text = metadata.get(METADATA_KEY)
     except FileNotFoundError:
         raise HeadError(f"{path}: no such head file; make one with `tgems-edge train`") from None
     except (SafetensorError, OSError) as error:
         raise HeadError(f"{path}: not a head file, or cut short ({error}); train it again") from None
+    except ValueError as error:
+        raise HeadError(f"{path}: damaged: {error}; copy it again, or train it again") from None
     if text is None:
         raise HeadError(f"{path}: not a head file of tgems-edge; make one with `tgems-edge train`")
     try:
-        return records.from_json(HeadCard, text, schema=SCHEMA_VERSION)
+        return records.from_json(HeadCard, text, schema=SCHEMA_VERSION), weights
     except records.NewerSchema as error:
         raise HeadError(f"{path}: {error}") from None
     except ValueError as error:
@@ -165,7 +194,7 @@ def load_head(path: Path, encoder: Encoder, kind: HeadKindName = DEFAULT_KIND) -
     Raises:
         HeadError: see `load_head_card`; or it is of another kind, or was trained on another encoder.
     """
-    card = load_head_card(path)
+    card, weights = _read(path)
     if card.head_kind != kind:
         raise HeadError(
             f"{path}: a head of the kind {card.head_kind}, not {kind}; give --head-kind {card.head_kind} or "
@@ -183,9 +212,8 @@ def load_head(path: Path, encoder: Encoder, kind: HeadKindName = DEFAULT_KIND) -
         )
     head = KINDS[kind].make(encoder.width, encoder.embedding_width, card.k)
     try:
-        with safe_open(path, "pt") as file:
-            head.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, RuntimeError) as error:
+        head.load_state_dict(weights)
+    except RuntimeError as error:
         reason = " ".join(str(error).split())  # torch writes several lines
         raise HeadError(f"{path}: its weights do not fit its card ({reason}); train it again") from None
     return head.eval().requires_grad_(False), card

@@ -27,9 +27,11 @@ from tgems_export.encoders.prompts import (
     teacher_targets,
 )
 from tgems_export.encoders.towers.vit import Pool
+from tgems_export.heads.base import ExitHead
 from tgems_export.heads.file import (
     HeadCard,
     head_file,
+    list_pictures,
     load_head_card,
     save_head,
     save_trained_pictures,
@@ -120,7 +122,14 @@ def train_heads(
     if pending:
         material = _prepare(encoder, folder, settings, reporter)
         for path, card in pending:
-            _train_layer(material, card, settings, path, reporter)
+            head, trained = _train_layer(material, card, settings, reporter)
+            try:
+                save_head(path, head, trained, overwrite=overwrite)
+                _report(trained, path, settings, reporter)
+            except FileExistsError:  # another process made one meanwhile
+                if _is_trained(path, card, overwrite):
+                    reporter.say(f"{path}: trained by another process meanwhile, kept")
+            _checkpoint(dataclasses.replace(card, pool=trained.pool), reporter).unlink(missing_ok=True)
     return files
 
 
@@ -159,6 +168,7 @@ def _card_before_training(
         accuracy_held_out_templates=None,
         warnings=(),
         versions=versions("torch", "open_clip_torch"),
+        trained_pictures_sha256=hashlib.sha256(list_pictures(folder)).hexdigest(),
         kind=None if settings.kind.name == DEFAULT_KIND else settings.kind.name,
     )
 
@@ -174,7 +184,8 @@ def _is_trained(path: Path, expected: HeadCard, overwrite: bool) -> bool:
             return False
         raise
     learnt = ("pool", "pictures", "accuracy", "accuracy_held_out_templates", "warnings", "versions")
-    same = dataclasses.replace(expected, **{name: getattr(found, name) for name in learnt}) == found
+    stated = (*learnt, "trained_pictures_sha256")  # which earlier versions left out; `data_sha256` has it all
+    same = dataclasses.replace(expected, **{name: getattr(found, name) for name in stated}) == found
     if not same and not overwrite:
         raise HeadError(f"{path}: exists and was trained otherwise; give --overwrite or another --out")
     return same
@@ -217,8 +228,9 @@ def _prepare(
 
 
 def _train_layer(
-    material: _Material, card: HeadCard, settings: TrainingSettings, path: Path, reporter: Reporter
-) -> None:
+    material: _Material, card: HeadCard, settings: TrainingSettings, reporter: Reporter
+) -> tuple[ExitHead, HeadCard]:
+    """A head, and its card with what was learnt."""
     head_settings = settings.head
     teacher = Teacher(material.features.embeddings()[material.train], material.logit_scale)
     pool = settings.pool
@@ -232,12 +244,7 @@ def _train_layer(
         note = _noter(task, epochs)
         head = head_settings.train(data, teacher, layer=card.layer, checkpoint=checkpoint, on_epoch=note)
     figures = head_settings.examine(head, data, material.held_out_text, card.classes)
-    card = dataclasses.replace(
-        card, **{field.name: getattr(figures, field.name) for field in dataclasses.fields(figures)}
-    )
-    save_head(path, head, card)
-    checkpoint.unlink(missing_ok=True)
-    _report(card, path, settings, reporter)
+    return head, dataclasses.replace(card, **vars(figures))
 
 
 def _choose_pool(

@@ -35,9 +35,9 @@ from tgems_export.heads.training import (
     Teacher,
     TrainingSet,
     make_seed,
-    one_thread,
     validate,
 )
+from tgems_export.threads import one_thread
 
 __all__ = ["SsaSettings", "train_ssa_head"]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tgems_edge.errors import DataError
 from tgems_export.encoders.towers.vit import Pool
-from tgems_export.files import write_atomically
+from tgems_export.files import read_checked, write_checked
 from tgems_export.heads.base import ExitHead
 from tgems_export.heads.health import examine
 from tgems_export.heads.losses import Loss, LossName
@@ -35,10 +35,10 @@ from tgems_export.heads.training import (
     Teacher,
     TrainingSet,
     make_seed,
-    one_thread,
     predict,
     validate,
 )
+from tgems_export.threads import one_thread
 
 __all__ = ["TGemSettings", "train_tgem_head"]
 
@@ -196,17 +196,15 @@ def _save(path: Path, epoch: int, head: TGemHead, loss: Loss, optimiser: torch.o
     state = {"epoch": epoch, "head": head.state_dict(), "loss": loss.state_dict()}
     buffer = io.BytesIO()
     torch.save({**state, "optimiser": optimiser.state_dict()}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_checked(path, buffer.getvalue())
 
 
 def _resume(path: Path | None, head: TGemHead, loss: Loss, optimiser: torch.optim.Optimizer) -> int:
     """The epoch to go on with: 1, or the one behind the checkpoint; a damaged one is as good as none."""
-    if path is None or not path.exists():
+    content = read_checked(path) if path else None
+    if content is None:
         return 1
-    try:
-        state = torch.load(path, weights_only=True)
-    except Exception:  # bytes that are no checkpoint make the unpickler raise anything
-        return 1
+    state = torch.load(io.BytesIO(content), weights_only=True)
     head.load_state_dict(state["head"])
     loss.load_state_dict(state["loss"])
     optimiser.load_state_dict(state["optimiser"])

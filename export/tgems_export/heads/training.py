@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +21,6 @@ __all__ = [
     "Teacher",
     "TrainingSet",
     "make_seed",
-    "one_thread",
     "predict",
     "validate",
 ]
@@ -146,14 +144,3 @@ def validate(head: ExitHead, data: TrainingSet) -> float:
 def make_seed(seed: int, layer: int, epoch: int) -> int:
     """A seed of its own for every epoch of every layer."""
     return (seed * 1000 + layer) * 100_000 + epoch
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread, and then on as many as before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

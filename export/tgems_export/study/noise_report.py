@@ -68,7 +68,10 @@ def make_noise_report(
     texts = {figures: to_json(noise, encoder, folder), out / "noise.md": to_markdown(page, plots="")}
     texts |= {out / f"{plot.name}.svg": plot.svg for plot in page.plots}
     for path, text in texts.items():
-        write_atomically(path, text.encode())
+        try:
+            write_atomically(path, text.encode(), overwrite=overwrite or path != figures)
+        except FileExistsError:
+            raise InputError(f"{path}: made by another process meanwhile; give another --out") from None
     return Report("\n\n".join([to_text(_ratios(noise)), *_summary(noise)]), tuple(texts))
 
 

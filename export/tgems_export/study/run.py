@@ -48,7 +48,12 @@ def run(
     Raises:
         InputError: the file is of another study, or no such file at all.
     """
-    results = load_results(path, identity) if path.exists() and not overwrite else {}
+    results: Results = {}
+    if not overwrite:
+        try:  # the name belongs to this study from now on
+            write_atomically(path, _to_json(identity, results).encode(), overwrite=False)
+        except FileExistsError:
+            results = load_results(path, identity)
 
     with tempfile.TemporaryDirectory() as folder:
         shared = Path(folder) / "material.pickle"

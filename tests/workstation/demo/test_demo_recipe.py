@@ -289,7 +289,7 @@ class TestPretraining:
         torch.save({"weights": torch.zeros(2)}, tmp_path / "strange.pt")
         for content in (b"nonsense", (tmp_path / "strange.pt").read_bytes()):
             (tmp_path / "checkpoint.pt").write_bytes(content)
-            with pytest.raises(InputError, match="not a checkpoint; remove it to begin again"):
+            with pytest.raises(InputError, match="not a checkpoint, or damaged; remove it to begin again"):
                 pretrain(pictures, SMALL, tmp_path, reporter, device=CPU)
 
     def test_an_accelerator_without_memory_names_the_batch_to_try(

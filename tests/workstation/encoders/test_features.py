@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tgems_edge.data import read_labelled, read_unlabelled
 from tgems_edge.errors import DataError
@@ -15,6 +16,7 @@ from tgems_export.cache import cache_root
 from tgems_export.encoders import features
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.features import compute_features
+from tgems_export.tensors import read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -36,6 +38,13 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(Encoder, "activations", activations)
     return calls
+
+
+def rewrite(path, **changes):
+    """Writes a chunk whose digest holds, with changed tensors."""
+    tensors, _ = read_tensors(path)
+    changed = {name: changes.get(name, lambda tensor: tensor)(tensor) for name, tensor in tensors.items()}
+    write_tensors(path, {name: tensor.contiguous() for name, tensor in changed.items()}, {})
 
 
 def chunks(cache):
@@ -70,8 +79,33 @@ def test_the_second_time_the_encoder_rests(encoder, pictures, reporter, calls):
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"not tensors"),
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:-500] + bytes(500)),
+        lambda path: path.write_bytes(path.read_bytes()[:-500] + b"\1" + path.read_bytes()[-499:]),
+        lambda path: save_file(load_file(path), path),
+        lambda path: rewrite(path, embedding=lambda tensor: tensor.half()),
+        lambda path: rewrite(path, embedding=lambda tensor: tensor[:, 1:]),
+        lambda path: rewrite(path, cls=lambda tensor: tensor[1:]),
+        lambda path: rewrite(path, mean=lambda tensor: tensor[:, 1:]),
+        lambda path: rewrite(path, indices=lambda tensor: tensor + 4),
+        lambda path: rewrite(path, indices=lambda tensor: tensor[:, None]),
+        lambda path: write_tensors(path, {}, {}),
     ],
-    ids=["missing", "empty", "text", "cut short"],
+    ids=[
+        "missing",
+        "empty",
+        "text",
+        "cut short",
+        "zeroed tail",
+        "flipped byte",
+        "without a digest",
+        "another type",
+        "another width",
+        "other blocks",
+        "fewer pictures",
+        "other pictures",
+        "another shape",
+        "nothing in it",
+    ],
 )
 def test_only_a_spoiled_chunk_is_made_again_and_with_the_same_bytes(
     encoder, pictures, reporter, cache, calls, spoil

@@ -18,6 +18,7 @@ from tgems_edge.data import read_labelled
 from tgems_edge.errors import HeadError
 from tgems_edge.rates import posterior
 from tgems_export.exporting import drafts
+from tgems_export.exporting import freeze as freeze_module
 from tgems_export.exporting import graph as graph_module
 from tgems_export.exporting.calibration import calibrate
 from tgems_export.exporting.freeze import load_exits
@@ -121,6 +122,39 @@ def test_half_precision_and_whole_pictures_are_in_the_card_and_the_file(export, 
     found = command("classify", figures, "--model", path, "--json")
     labels = [json.loads(line) for line in found.stdout.splitlines()]
     assert sum(answer["label"] == answer["image"].split("/")[-2] for answer in labels) >= 108
+
+
+def test_of_two_exports_at_once_one_wins_and_the_other_says_so(export, tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+
+    def meanwhile(model, card):
+        path.write_bytes(b"another's")
+        return serialise(model, card)
+
+    serialise = freeze_module._serialise
+    monkeypatch.setattr(freeze_module, "_serialise", meanwhile)
+    refused(export(output=path), "model.onnx: made by another process meanwhile; give --overwrite or another")
+    assert path.read_bytes() == b"another's" and list(tmp_path.glob(".*")) == []
+    assert export("--overwrite", output=path).exit_code == 0
+    assert is_sealed(path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_number_of_threads_changes_no_byte(export, measured, tmp_path, monkeypatch, precision):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    before, contents = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2):
+            monkeypatch.setenv("TGEMS_NUM_THREADS", str(threads))
+            torch.set_num_threads(threads)
+            path = tmp_path / f"{threads}.onnx"
+            result = export("--precision", precision, "--data", measured, output=path)
+            assert result.exit_code == 0, result.stderr
+            assert torch.get_num_threads() == threads
+            contents.add(path.read_bytes())
+    finally:
+        torch.set_num_threads(before)
+    assert len(contents) == 1
 
 
 def test_no_picture_of_the_user_is_in_the_file(exported, figures):
@@ -295,8 +329,10 @@ def test_without_the_list_of_training_pictures_there_is_a_warning(export, heads,
     assert result.exit_code == 0 and "is not known: the list of its training pictures" in result.stderr
     shutil.copytree(heads, tmp_path / "heads")
     (listed,) = (tmp_path / "heads").glob("pictures-*.sha256")
-    listed.write_bytes(listed.read_bytes()[:-1])
-    refused(export("--data", measured, "--overwrite", head=tmp_path / "heads"), "cut short; copy it again")
+    for damaged in (listed.read_bytes()[:-1], listed.read_bytes()[:-6], b""):
+        listed.write_bytes(damaged)
+        result = export("--data", measured, "--overwrite", head=tmp_path / "heads")
+        refused(result, "cut short or damaged; copy it again")
 
 
 def test_a_picture_that_calibrates_may_not_measure(export, fresh_figures, measured):

@@ -1,18 +1,31 @@
 """Jumper and T-GEM keep their promises, and a head file is whole, ours and fitting, or refused."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tgems_edge.card import EncoderId
+from tgems_edge.data import read_labelled
+from tgems_edge.digests import beginnings
 from tgems_edge.errors import HeadError
 from tgems_edge.images import Preprocessing
 from tgems_edge.rates import class_rates
-from tgems_export.heads.file import HeadCard, head_file, load_head, load_head_card, save_head
+from tgems_export.heads.file import (
+    HeadCard,
+    head_file,
+    list_pictures,
+    load_head,
+    load_head_card,
+    load_trained_pictures,
+    save_head,
+    save_trained_pictures,
+)
 from tgems_export.heads.tgem import Jumper, TGem, TGemHead
 
 OTHERWISE = Preprocessing((64, 64), "squash", "bicubic", 0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -108,6 +121,8 @@ def test_a_folder_has_a_place_for_every_layer(tmp_path):
         (lambda path: path.unlink(), "no such head file; make one with `tgems-edge train`"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "cut short"),
         (lambda path: path.write_bytes(path.read_bytes()[:100]), "cut short"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-500] + bytes(500)), "damaged: its tensors"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x55"), "damaged: its tensors"),
         (lambda path: path.write_bytes(b""), "not a head file"),
         (lambda path: path.write_text("hello"), "not a head file"),
         (lambda path: (path.unlink(), path.mkdir()), "not a head file"),
@@ -116,12 +131,60 @@ def test_a_folder_has_a_place_for_every_layer(tmp_path):
         (lambda path: save_file({}, path, {"tgems_head": '{"schema": 1}'}), "its card is broken: it lacks"),
         (lambda path: save_file({}, path, {"tgems_head": '{"schema": 2}'}), "written by a newer tgems-edge"),
     ],
-    ids=["missing", "a byte short", "cut", "empty", "text", "folder", "other", "no JSON", "lacking", "newer"],
+    ids=[
+        "missing",
+        "a byte short",
+        "cut",
+        "zeroed tail",
+        "flipped byte",
+        "empty",
+        "text",
+        "folder",
+        "other",
+        "no JSON",
+        "lacking",
+        "newer",
+    ],
 )
 def test_what_is_no_head_file_is_refused(encoder, saved, spoil, message):
     spoil(saved)
     with pytest.raises(HeadError, match=f"head.safetensors: .*{message}"):
         load_head(saved, encoder)
+
+
+def test_a_head_of_an_earlier_version_has_no_digest_and_is_read(encoder, random_head, card, saved):
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    del metadata["sha256"]
+    save_file(random_head(encoder).state_dict(), saved, metadata)
+    assert load_head(saved, encoder)[1] == card
+
+
+@pytest.fixture
+def listed(tmp_path, make_folder, card):
+    """A list of ten pictures, and the card of a head that was trained on some of them."""
+    folder = read_labelled(make_folder(tmp_path / "pictures", {"a": 6, "b": 4}))
+    save_trained_pictures(tmp_path, folder)
+    (path,) = tmp_path.glob("pictures-*.sha256")
+    return path, replace(card, data_sha256=folder.sha256), list_pictures(folder)
+
+
+@pytest.mark.parametrize("with_digest", [True, False], ids=["digest", "earlier version"])
+def test_the_list_of_training_pictures_is_read_or_refused(tmp_path, listed, with_digest):
+    path, card, content = listed
+    if with_digest:
+        card = replace(card, trained_pictures_sha256=hashlib.sha256(content).hexdigest())
+    head = tmp_path / "layer-03.safetensors"
+    assert load_trained_pictures(head, card) == beginnings(content)
+    spoiled = [b"", content[:6], content[:-6], content[:-1], content[:-12] + bytes(12)]
+    if with_digest:
+        spoiled += [content[:-6] + b"\xff" * 6, bytes(6) + content]
+    for damaged in spoiled:
+        path.write_bytes(damaged)
+        with pytest.raises(HeadError, match="cut short or damaged; copy it again"):
+            load_trained_pictures(head, card)
+    path.unlink()
+    assert load_trained_pictures(head, card) is None
 
 
 @pytest.mark.parametrize(

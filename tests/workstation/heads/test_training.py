@@ -16,8 +16,9 @@ from tgems_edge.errors import DataError, EncoderError, HeadError
 from tgems_edge.progress import Reporter
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import load_templates
+from tgems_export.heads import learning, tgem_training
 from tgems_export.heads.file import load_head, load_head_card
-from tgems_export.heads.learning import TrainingSettings, learning, tgem_training, train_heads
+from tgems_export.heads.learning import TrainingSettings, train_heads
 from tgems_export.heads.tgem_training import TGemSettings, train_tgem_head
 from tgems_export.heads.training import TrainingSet
 
@@ -101,8 +102,14 @@ def test_interrupted_training_goes_on_and_ends_as_if_nothing_had_been(tmp_path, 
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda whole: b"", lambda whole: b"text", lambda whole: whole[:-100]],
-    ids=["empty", "text", "cut short"],
+    [
+        lambda whole: b"",
+        lambda whole: b"text",
+        lambda whole: whole[:-100],
+        lambda whole: whole[:-4000] + bytes(4000),
+        lambda whole: whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:],
+    ],
+    ids=["empty", "text", "cut short", "zeroed tail", "flipped bit"],
 )
 def test_a_damaged_checkpoint_is_as_good_as_none(tmp_path, damage):
     data, checkpoint = training_set(100), tmp_path / "state.pt"
@@ -164,6 +171,29 @@ def test_trained_heads_are_kept(train, plan, monkeypatch, capsys):
     monkeypatch.setattr(tgem_training, "train_tgem_head", lambda *_, **__: pytest.fail("trained again"))
     train(plan, reporter=Reporter())
     assert f"{path}: trained already, kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("epochs", [8, 9], ids=["the same", "another"])
+def test_of_two_trainings_at_once_one_wins_and_the_other_says_so(
+    train, plan, tmp_path, monkeypatch, capsys, epochs
+):
+    plan = replace(plan, head=replace(plan.head, epochs=8))
+    (other,) = train(replace(plan, head=replace(plan.head, epochs=epochs)), tmp_path / "other")
+    path = tmp_path / "heads" / other.name
+
+    def meanwhile(*arguments, **options):
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(other, path)
+        return train_tgem_head(*arguments, **options)
+
+    monkeypatch.setattr(tgem_training, "train_tgem_head", meanwhile)
+    if epochs == 8:
+        train(plan, reporter=Reporter())
+        assert f"{path}: trained by another process meanwhile, kept" in capsys.readouterr().err
+    else:
+        with pytest.raises(HeadError, match="was trained otherwise; give --overwrite or another --out"):
+            train(plan)
+    assert path.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize(

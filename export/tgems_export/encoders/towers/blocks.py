@@ -13,6 +13,8 @@ Everything is exact up to rounding, and `parity` checks it:
   takes its batch from the middle;
 - GELU is spelled as onnxruntime fuses it; patches and hidden activations are no multiple of 4 KiB long.
 
+What a part does to one picture is counted beside it, zeros that were added included (`operations`).
+
 B pictures; L tokens, Q of them queries, P prefix tokens; D width, H heads of width d.
 """
 
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 from tgems_edge.images import Preprocessing
 from tgems_export.encoders.towers.layers import Gelu, make_linear
 from tgems_export.encoders.towers.vit import Attention, Block, Pool, Rotary, Stem
+from tgems_export.operations import count_attention, count_convolutions, count_linears
 
 __all__ = ["Embedding", "ExitBlock", "ResidualBlock"]
 
@@ -43,7 +46,7 @@ class Embedding(nn.Module):
         convolutions = _normalising(stem.convolutions, preprocessing)
         prefix = len(stem.prefix)
         offset = torch.cat([stem.prefix, stem.positions]).float().cpu().unsqueeze(1)  # (L, 1, D)
-        self.tokens: nn.Module = _Convolved(convolutions, prefix)
+        self.tokens: _Convolved | _Patches = _Convolved(convolutions, prefix)
         if _is_one_product(convolutions):
             self.tokens = _Patches(convolutions[0], prefix)
             offset[prefix:] += convolutions[0].get_parameter("bias")
@@ -53,6 +56,10 @@ class Embedding(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """See above."""
         return self.norm(self.tokens(pixels) + self.offset)
+
+    def operations(self, size: tuple[int, int]) -> int:
+        """Of one picture (H, W)."""
+        return self.tokens.operations(size)
 
 
 def _is_one_product(convolutions: nn.Sequential) -> bool:
@@ -82,6 +89,10 @@ class _Patches(nn.Module):
         patches = nn.functional.pad(patches, self.padding).flatten(0, 1)
         return self.product(patches.float()).unflatten(0, (self.prefix + rows * columns, -1))
 
+    def operations(self, size: tuple[int, int]) -> int:
+        patches = (size[0] // self.size[0]) * (size[1] // self.size[1])
+        return count_linears(self.prefix + patches, self.product)
+
 
 class _Convolved(nn.Module):
     """A stem of several convolutions, with zeros for the prefix tokens."""
@@ -94,6 +105,9 @@ class _Convolved(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.convolutions(pixels.float().permute(0, 3, 1, 2)).flatten(2)  # (B, D, L - P)
         return nn.functional.pad(patches.permute(2, 0, 1), (0, 0, 0, 0, self.prefix, 0))
+
+    def operations(self, size: tuple[int, int]) -> int:
+        return count_convolutions(self.convolutions, size)
 
 
 class _Attention(nn.Module):
@@ -124,6 +138,13 @@ class _Attention(nn.Module):
         weights = torch.softmax(query.transpose(0, 1) @ key.permute(1, 2, 0), -1)  # (B H, Q, L)
         mixed = (weights @ value.transpose(0, 1)).transpose(0, 1)  # (Q, B H, d)
         return self.out(self.norm(mixed.reshape(len(mixed), -1, self.width)))
+
+    def operations(self, tokens: int) -> int:
+        queries = _length(self.read, tokens)
+        projected = count_linears(tokens, self.joint) + count_linears(queries, self.out)
+        if self.query is not None:
+            projected += count_linears(queries, self.query)
+        return projected + count_attention(queries, tokens, self.width)
 
     def _heads(self, joined: Tensor) -> Tensor:
         """(L, B, H d) to (L, B H, d)."""
@@ -164,8 +185,14 @@ class _ClassAttention(nn.Module):
         mixed = (mixed * self.own).sum(1)  # (B, H d)
         return self.out(self.norm(mixed)).unsqueeze(0)
 
+    def operations(self, tokens: int) -> int:
+        heads = len(self.own)
+        projected = count_linears(1, self.query) + count_linears(1, self.out)
+        projected += count_linears(heads, self.key) + count_linears(heads, self.value)
+        return projected + count_attention(heads, tokens, self.query.in_features)
 
-def _attention(attention: Attention, read: slice) -> nn.Module:
+
+def _attention(attention: Attention, read: slice) -> _Attention | _ClassAttention:
     if read == CLASS_TOKEN and attention.rotary is None and attention.key_norm is None:
         return _ClassAttention(attention)
     return _Attention(attention, read)
@@ -246,6 +273,15 @@ class ResidualBlock(nn.Module):
         """The first half of the block, (L, B, D) to (Q, B, D)."""
         return tokens[self.read] + self.post_1(self.attention(self.pre_1(tokens)))
 
+    def operations(self, tokens: int) -> int:
+        """Of one picture's L tokens."""
+        return self._operations(tokens, contracted=_length(self.read, tokens))
+
+    def _operations(self, tokens: int, contracted: int) -> int:
+        """With as many rows in the last product of the MLP."""
+        hidden = count_linears(_length(self.read, tokens), self.hidden)
+        return self.attention.operations(tokens) + hidden + count_linears(contracted, self.contract)
+
 
 class ExitBlock(ResidualBlock):
     """The block in front of the exit, (L, B, D) to the activation (B, D) that the exit reads."""
@@ -263,6 +299,15 @@ class ExitBlock(ResidualBlock):
             return super().forward(tokens).mean(0)
         tokens = self.attend(tokens)
         return tokens.mean(0) + self.contract(self.hidden(self.pre_2(tokens)).mean(0))
+
+    def operations(self, tokens: int) -> int:
+        """Of one picture's L tokens."""
+        return self._operations(tokens, 1) if self.mean_of_hidden else super().operations(tokens)
+
+
+def _length(read: slice, tokens: int) -> int:
+    """How many of so many tokens a slice reads."""
+    return len(range(tokens)[read])
 
 
 def _normalising(convolutions: nn.Sequential, preprocessing: Preprocessing) -> nn.Sequential:

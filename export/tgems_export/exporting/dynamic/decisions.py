@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from tgems_edge.card import DynamicExit
 from tgems_edge.rates import posterior
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.session import INPUT
 from tgems_export.encoders.towers.vit import Pool
 from tgems_export.exporting.calibration import fit_temperature
 from tgems_export.exporting.dynamic.gates import (
@@ -28,6 +29,7 @@ from tgems_export.exporting.dynamic.gates import (
 )
 from tgems_export.exporting.dynamic.nesting import set_gate
 from tgems_export.exporting.graph import set_temperature
+from tgems_export.threads import in_order, open_on_one_thread
 
 __all__ = ["Decision", "ExitAnswers", "ExitOutline", "answer_all", "decide", "fit_right", "write"]
 
@@ -88,8 +90,9 @@ def answer_all(
         batches: uint8 (B, H, W, 3) each.
     """
     names = [f"rates_{layer}" for layer in layers] + [f"spread_{layer}" for layer in layers[:-1]]
-    session = open_session(model.SerializeToString())
-    columns = zip(*(session.run(names, {INPUT: pixels}) for pixels in batches), strict=True)
+    session = open_on_one_thread(model.SerializeToString())
+    runs = in_order(partial(session.run, names), ({INPUT: pixels} for pixels in batches))
+    columns = zip(*runs, strict=True)
     rates_and_spreads = [np.concatenate(column) for column in columns]
     rates, spreads = rates_and_spreads[: len(layers)], rates_and_spreads[len(layers) :]
     return [ExitAnswers(*pair) for pair in zip(rates, [*spreads, None], strict=True)]

@@ -28,17 +28,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.blocks import Embedding, ExitBlock, ResidualBlock
 from tgems_export.encoders.towers.vit import Pool
 from tgems_export.exporting.graph import POSTERIOR_SCALE, set_constant, to_onnx
 from tgems_export.heads.base import ExitHead
+from tgems_export.operations import count_linears
 
 __all__ = ["ExitPart", "ExitsGraph", "count_operations", "exits_to_onnx"]
 
@@ -66,7 +67,7 @@ class ExitsGraph(nn.Module):
         self.layers = (*gated, last)
         self.prefix = tower.prefix
         self.embedding = Embedding(tower.stem(), encoder.preprocessing)
-        self.blocks = nn.ModuleList(ResidualBlock(tower.block(i)) for i in range(last - 1))
+        self.blocks: Any = nn.ModuleList(ResidualBlock(tower.block(i)) for i in range(last - 1))
         self.exits = nn.ModuleList()  # from the tokens behind so many blocks to rates
         self.depths: list[int] = []
         for part in parts:
@@ -157,16 +158,23 @@ def exits_to_onnx(graph: ExitsGraph, size: tuple[int, int], opset: int) -> onnx.
     return model
 
 
-@torch.no_grad()
 def count_operations(graph: ExitsGraph, size: tuple[int, int]) -> list[int]:
     """Floating-point operations of one picture that leaves at each exit, heads of earlier ones included.
 
-    They are counted as `costs` counts those of a static exit: of two, one multiplies and one adds.
+    They are counted as those of a static exit are (`operations`).
 
     Args:
         graph: see `ExitsGraph`.
         size: (H, W) of its input.
     """
-    with FlopCounterMode(display=False) as counter:
-        pixels = torch.zeros(1, *size, 3, dtype=torch.uint8)
-        return [counter.get_total_flops() for _ in graph.answers(pixels)]
+    tokens = len(graph.embedding.offset)
+    total, counts, computed = graph.embedding.operations(size), [], 0
+    for depth, exit_ in zip(graph.depths, graph.exits, strict=True):
+        pool, readout = exit_.children()
+        total += sum(block.operations(tokens) for block in graph.blocks[computed:depth])
+        total += count_linears(1, readout)
+        if isinstance(pool, ExitBlock):
+            total += pool.operations(tokens)
+        computed = depth
+        counts.append(total)
+    return counts

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,8 @@ import onnx
 from numpy.typing import NDArray
 
 from tgems_edge.progress import Task
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.session import INPUT
+from tgems_export.threads import in_order, open_on_one_thread
 
 __all__ = ["METHODS", "Range", "RangeMethod", "Seen", "observe", "with_outputs"]
 
@@ -116,13 +118,14 @@ def observe(
         task: advances by a picture.
     """
     wanted = sorted(set(tensors))
-    session = open_session(with_outputs(model, wanted))
+    session = open_on_one_thread(with_outputs(model, wanted))
     seen = {name: Seen() for name in wanted}
-    for pixels in batches:
-        for picture in pixels:  # one at a time: all activations of a large tower are a few hundred MB
-            for name, values in zip(wanted, session.run(wanted, {INPUT: picture[None]}), strict=True):
-                seen[name].add(values)
-            task.advance(1)
+    # One at a time: all activations of a large tower are a few hundred MB.
+    pictures = ({INPUT: picture[None]} for pixels in batches for picture in pixels)
+    for found in in_order(partial(session.run, wanted), pictures):
+        for name, values in zip(wanted, found, strict=True):
+            seen[name].add(values)
+        task.advance(1)
     return seen
 
 

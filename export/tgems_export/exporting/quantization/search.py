@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from tgems_edge.errors import AccuracyError, DataError, ImageError
 from tgems_edge.images import Preprocessing, read_pixels
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.session import INPUT
 from tgems_export.exporting.quantization.equalisation import equalise
 from tgems_export.exporting.quantization.products import find_products
 from tgems_export.exporting.quantization.ranges import METHODS, Seen, observe
 from tgems_export.exporting.quantization.recipe import Recipe, Target, quantise
+from tgems_export.threads import in_order, open_on_one_thread
 
 __all__ = [
     "LEAST_PICTURES",
@@ -195,8 +197,8 @@ def compare(reference: list[NDArray[np.float32]], other: list[NDArray[np.float32
 def answers(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """Rates (n, C) of every exit of a graph."""
     names = [value.name for value in model.graph.output if value.name.startswith("rates")]
-    session = open_session(model.SerializeToString())
-    runs = [session.run(names, {INPUT: batch}) for batch in batches(pixels)]
+    session = open_on_one_thread(model.SerializeToString())
+    runs = in_order(partial(session.run, names), ({INPUT: batch} for batch in batches(pixels)))
     return [np.concatenate(column) for column in zip(*runs, strict=True)]
 
 
