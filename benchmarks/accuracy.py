@@ -26,7 +26,8 @@ from tgems_export.encoders.encoder import load_encoder
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts
 from tgems_export.exporting.freeze import DEMO_HEADS
-from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.exporting.graph.exit_graph import ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.heads.file import head_file, load_head
 from tgems_export.study.rivals import sampling
 

@@ -28,16 +28,18 @@ from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
 from tgems_export.cache import cache_root
-from tgems_export.costs import count_full
+from tgems_export.exporting.graph.costs import count_full
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.exporting.dynamic.decisions import ExitAnswers
 from tgems_export.exporting.dynamic.gates import inr
-from tgems_export.exporting.dynamic.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
-from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.exporting.graph.exit_graph import ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.exporting.quantization.products import find_readouts
 from tgems_export.exporting.quantization.ranges import with_outputs
 from tgems_export.exporting.quantization.recipe import Recipe, Target

@@ -23,7 +23,7 @@ from tgems_edge.rates import posterior
 from tgems_edge.session import INPUT, OUTPUTS, open_session
 from tgems_export.exporting.dynamic.decisions import Decision, ExitOutline, decide, write
 from tgems_export.exporting.dynamic.gates import exits_taken, features
-from tgems_export.exporting.dynamic.nesting import flat, nested, split
+from tgems_export.exporting.graph.assembly import flat, nested, split
 
 __all__ = ["Equality", "Latency", "compare_with_segments", "decided", "gated", "time_files"]
 

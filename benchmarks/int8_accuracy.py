@@ -27,7 +27,8 @@ from tgems_edge.progress import Reporter
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts
 from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
-from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.exporting.graph.exit_graph import ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.exporting.quantization.recipe import Recipe, Target
 from tgems_export.exporting.quantization.search import Limits, Quantiser, answers, read_calibrating
 from tgems_export.heads.file import head_file, load_head

@@ -59,7 +59,8 @@ from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
 from tgems_export.encoders.encoder import RANDOM, Encoder, load_encoder
 from tgems_export.encoders.towers.blocks import ResidualBlock
-from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.exporting.graph.exit_graph import ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.exporting.quantization.recipe import Recipe, Target, quantise
 from tgems_export.exporting.quantization.search import read_calibrating
 

@@ -37,11 +37,12 @@ from tgems_edge.errors import EncoderError
 from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
 from tgems_export.encoders.encoder import RANDOM, Encoder, load_encoder
-from tgems_export.encoders.towers.vit import read_tower
-from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.encoders.towers.families import read_tower
+from tgems_export.exporting.graph.exit_graph import ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.full_tower import export_plain
 from tgems_export.heads.tgem import TGemHead as Head
-from tgems_export.operations import count_tower
+from tgems_export.encoders.towers.operations import count_tower
 
 COMMAND = "python benchmarks/speed.py"
 ARCHITECTURES = ("ViT-B-32", "ViT-L-14")

@@ -16,7 +16,7 @@ from tgems_edge.errors import InputError
 from tgems_edge.records import to_json
 from tgems_export.encoders.checkpoints.loading import DEMO, RANDOM
 from tgems_export.encoders.encoder import load_encoder
-from tgems_export.exporting.graph import IR_VERSION
+from tgems_export.exporting.graph.onnx_graph import IR_VERSION
 
 __all__ = ["export_plain", "write_full_tower"]
 

@@ -17,7 +17,9 @@ from tgems_edge.session import INPUT, open_session
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.encoders.prompts import load_templates
-from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.exporting.graph.assembly import flat
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.heads.learning import TrainingSettings, train_heads
 from tgems_export.heads.tgem import TGemHead
 from tgems_export.heads.tgem_training import TGemSettings
@@ -85,7 +87,8 @@ class Exit:
 
     def __init__(self, encoder, layer, pool, head, pictures=7, **options):
         self.text = encoder.text.encode(["a cat", "a dog", "a truck"])
-        self.graph = ExitGraph(encoder, layer, pool, head, self.text, **options)
+        self.graph = ExitGraph(encoder, [Cut(layer, pool, head)], self.text, **options)
+        self.layer = layer
         self.size, self.pool = encoder.preprocessing.size, pool
         drawn = [draw(seed, *SHAPES[seed % len(SHAPES)]) for seed in range(pictures)]
         self.pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in drawn])
@@ -95,8 +98,12 @@ class Exit:
     def check_in_torch(self):
         self.check(self.graph(torch.from_numpy(self.pixels))[0])
 
+    def to_onnx(self, opset=18):
+        """The graph of a file with this exit alone."""
+        return flat(to_onnx(self.graph, self.size, opset), [self.layer])
+
     def check_in_onnx(self, opset=18):
-        session = open_session(to_onnx(self.graph, self.size, opset).SerializeToString())
+        session = open_session(self.to_onnx(opset).SerializeToString())
         for batch in (1, len(self.pixels)):
             self.check(session.run(["rates"], {INPUT: self.pixels[:batch]})[0])
 

@@ -9,7 +9,8 @@ import open_clip
 from tgems_edge.errors import EncoderError
 from tgems_edge.progress import Reporter
 from tgems_export.encoders.checkpoints.loading import outlined_tower
-from tgems_export.encoders.towers.vit import Pool, kind_of, read_tower
+from tgems_export.encoders.towers.base import Pool
+from tgems_export.encoders.towers.families import kind_of, read_tower
 
 __all__ = ["Architecture", "list_architectures", "read_architecture"]
 
@@ -59,4 +60,4 @@ def read_architecture(name: str) -> Architecture:
         tower = read_tower(module)
     except EncoderError as error:
         return replace(architecture, reason=str(error))
-    return replace(architecture, blocks=tower.blocks, width=tower.width, pools=tower.pools)
+    return replace(architecture, blocks=len(tower.points), width=tower.points[-1].width, pools=tower.pools)

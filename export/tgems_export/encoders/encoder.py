@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,17 +28,10 @@ from tgems_export.encoders.checkpoints.loading import (
 from tgems_export.encoders.checkpoints.pretrained import load_clip
 from tgems_export.encoders.checkpoints.recipes import make_recipe
 from tgems_export.encoders.texts import ClipText, StandInText, TextTower
-from tgems_export.encoders.towers.vit import Pool, Tower, read_tower
+from tgems_export.encoders.towers.base import Activations, ExitPoint, Pool, Tower
+from tgems_export.encoders.towers.families import read_tower
 
 __all__ = ["Activations", "Encoder", "load_encoder"]
-
-
-@dataclass(frozen=True)
-class Activations:
-    """What one pass over B pictures leaves behind, N blocks, width D, joint embedding E."""
-
-    pools: dict[Pool, Tensor]  # (N, B, D) the class token, or the mean of the patch tokens, behind each block
-    embedding: Tensor  # (B, E) the full tower's answer, of length 1
 
 
 @dataclass(frozen=True)
@@ -57,12 +49,12 @@ class Encoder:
     @property
     def blocks(self) -> int:
         """How many residual blocks the image tower has."""
-        return self.tower.blocks
+        return len(self.tower.points)
 
     @property
     def width(self) -> int:
         """D, the width of the image tower."""
-        return self.tower.width
+        return self.tower.points[-1].width
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -85,9 +77,10 @@ class Encoder:
         Args:
             pixels: uint8 (B, H, W, 3), resized and cropped.
         """
-        result = self._intermediates(self.normalise(pixels))
-        pools = {pool: torch.stack(self._pooled(result, pool)).cpu() for pool in self.tower.pools}
-        return Activations(pools, nn.functional.normalize(result["image_features"], dim=-1).cpu())
+        found = self.tower.activations(self.normalise(pixels))
+        return Activations(
+            {pool: values.cpu() for pool, values in found.pools.items()}, found.embedding.cpu()
+        )
 
     @torch.no_grad()
     def exit_activation(self, images: Tensor, layer: int, pool: Pool) -> Tensor:
@@ -98,8 +91,7 @@ class Encoder:
             layer: block, counted from 1.
             pool: the class token or the mean of the patch tokens.
         """
-        only = {"indices": [layer - 1], "stop_early": True, "intermediates_only": True}
-        return self._pooled(self._intermediates(images.to(self.device), **only), pool)[0].cpu()
+        return self.tower.activation(images.to(self.device), self.point(layer), pool).cpu()
 
     def normalise(self, pixels: np.ndarray) -> Tensor:
         """uint8 (B, H, W, 3) to what the tower expects, float (B, 3, H, W)."""
@@ -112,29 +104,22 @@ class Encoder:
         """open_clip's own transform of an RGB picture, float (3, H, W): what ours has to equal."""
         return image_transform_v2(self.transform, is_train=False)(picture)
 
-    def check_layer(self, layer: int) -> None:
-        """Raises EncoderError for a layer that this tower does not have."""
-        if not 1 <= layer <= self.blocks:
-            raise EncoderError(f"layer {layer}: {self.id.name} has the layers 1 to {self.blocks}")
+    def point(self, layer: str | int) -> ExitPoint:
+        """The exit point that `--layer` names.
+
+        Raises:
+            EncoderError: this tower has none of that name.
+        """
+        try:
+            return self.tower.point(layer)
+        except EncoderError as error:
+            listed = str(error).removeprefix("it ")
+            raise EncoderError(f"layer {layer}: {self.id.name} {listed}") from None
 
     def check_pool(self, pool: Pool) -> None:
         """Raises EncoderError for a pool that this tower does not have."""
         if pool not in self.tower.pools:
             raise EncoderError(f"--pool {pool}: {self.id.name} has no class token; give --pool mean")
-
-    def _intermediates(self, images: Tensor, **options: Any) -> dict[str, Any]:
-        # timm fails on a tower without prefix tokens when it is asked for them
-        prefix = bool(self.tower.prefix)
-        return self.tower.module.forward_intermediates(
-            images, output_fmt="NLC", output_extra_tokens=prefix, **options
-        )
-
-    @staticmethod
-    def _pooled(result: dict[str, Any], pool: Pool) -> list[Tensor]:
-        """The activation (B, D) behind each block that was asked for."""
-        if pool == "cls":
-            return [prefix[:, 0] for prefix in result["image_intermediates_prefix"]]
-        return [patches.mean(1) for patches in result["image_intermediates"]]
 
 
 def load_encoder(

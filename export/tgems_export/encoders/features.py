@@ -29,7 +29,7 @@ from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
 from tgems_export.cache import cache_root, usable_cache
 from tgems_export.encoders.encoder import Encoder
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.tensors import DIGEST_KEY, read_tensors, write_tensors
 
 __all__ = ["Features", "compute_features"]

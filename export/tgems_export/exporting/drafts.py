@@ -25,7 +25,6 @@ from tgems_edge.errors import DataError, ImageError, InputError
 from tgems_edge.images import decode, read_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT
-from tgems_export.costs import count_full
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.exporting.dynamic.decisions import (
     Decision,
@@ -36,10 +35,10 @@ from tgems_export.exporting.dynamic.decisions import (
     write,
 )
 from tgems_export.exporting.dynamic.gates import check_budget, drop_noisy, inr
-from tgems_export.exporting.dynamic.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
-from tgems_export.exporting.dynamic.nesting import flat, nested
-from tgems_export.exporting.graph import ExitGraph, to_onnx
-from tgems_export.exporting.graph import Precision as FloatPrecision
+from tgems_export.exporting.graph.assembly import flat, nested
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.exit_graph import Precision as FloatPrecision
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.exporting.parity import compare
 from tgems_export.exporting.picture_sets import Given, Labelled
 from tgems_export.exporting.quantization.products import find_readouts
@@ -120,9 +119,30 @@ def draft(exits: Sequence[Exit], form: Form, given: Given, reporter: Reporter) -
         InputError: a form that cannot be had, or a budget that no exit can meet.
     """
     _check_form(exits, form, given)
-    if len(exits) == 1:
-        return _draft_one(exits[0], form, given, reporter)
-    return _draft_several(exits, form, given, reporter)
+    encoder, text = exits[0].encoder, exits[0].text
+    layers = [exit_.card.layer for exit_ in exits]
+    blocks = f"block{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+    reporter.say(f"cutting {encoder.id.name} behind {blocks} of {encoder.blocks}")
+    cuts = [Cut(exit_.card.layer, exit_.card.pool, exit_.head) for exit_ in exits]
+    floats: FloatPrecision = "fp16" if form.precision == "fp16" else "fp32"
+    graph = ExitGraph(encoder, cuts, text, floats)
+    if len(exits) > 1:  # before all that takes minutes
+        check_budget(graph.operations[0] / encoder.tower.operations, form.dynamics.budget)
+    model = to_onnx(graph, encoder.preprocessing.size, form.opset)
+    parities = [_check_parity(exit_, model, floats, given, reporter, len(exits)) for exit_ in exits]
+    int8, made = _quantise(model, encoder, form, given, reporter)
+    dynamic = None
+    if len(exits) > 1:
+        dynamic = _decide(cuts, exits[0], model, int8, form, given, reporter)
+        layers = [exit_.layer for exit_ in dynamic.exits]
+    assemble = nested if form.dynamics.nested else flat
+    return Draft(
+        model=assemble(int8 or model, layers),
+        exact=assemble(model, layers) if int8 else None,
+        parity=max(parities, key=lambda found: found.largest_rate_difference),
+        quantisation=made,
+        dynamic=dynamic,
+    )
 
 
 def _check_form(exits: Sequence[Exit], form: Form, given: Given) -> None:
@@ -141,38 +161,22 @@ def _check_form(exits: Sequence[Exit], form: Form, given: Given) -> None:
             raise InputError("--dynamic with --precision fp16: choose fp32 or int8")
 
 
-def _draft_one(exit_: Exit, form: Form, given: Given, reporter: Reporter) -> Draft:
-    encoder, card = exit_.encoder, exit_.card
-    reporter.say(f"cutting {encoder.id.name} behind block {card.layer} of {encoder.blocks}")
-    floats: FloatPrecision = "fp16" if form.precision == "fp16" else "fp32"
-    graph = ExitGraph(encoder, card.layer, card.pool, exit_.head, exit_.text, precision=floats)
-    model = to_onnx(graph, encoder.preprocessing.size, form.opset)
-    parity = _check_parity(exit_, model, "rates", floats, given, reporter)
-    int8, made = _quantise(model, encoder, form, given, reporter)
-    if int8 is None:
-        return Draft(model, None, parity, None, None)
-    return Draft(int8, model, parity, made, None)
-
-
-def _draft_several(exits: Sequence[Exit], form: Form, given: Given, reporter: Reporter) -> Draft:
-    encoder, text = exits[0].encoder, exits[0].text
-    layers = [exit_.card.layer for exit_ in exits]
-    reporter.say(f"cutting {encoder.id.name} behind blocks {', '.join(map(str, layers))} of {encoder.blocks}")
-    parts = [ExitPart(exit_.card.layer, exit_.card.pool, exit_.head) for exit_ in exits]
-    graph, size = ExitsGraph(encoder, parts, text), encoder.preprocessing.size
-    full, budget = count_full(encoder).operations, form.dynamics.budget
-    check_budget(count_operations(graph, size)[0] / full, budget)  # before all that takes minutes
-    model = exits_to_onnx(graph, size, form.opset)
-    parities = [
-        _check_parity(exit_, model, f"rates_{exit_.card.layer}", "fp32", given, reporter, len(exits))
-        for exit_ in exits
-    ]
-    int8, made = _quantise(model, encoder, form, given, reporter)
-    final = int8 or model
+def _decide(
+    cuts: Sequence[Cut],
+    first: Exit,
+    model: onnx.ModelProto,
+    int8: onnx.ModelProto | None,
+    form: Form,
+    given: Given,
+    reporter: Reporter,
+) -> Dynamic:
+    """Which exits stay, and who leaves where; written into the graphs."""
+    encoder, budget = first.encoder, form.dynamics.budget
+    layers = [cut.layer for cut in cuts]
     assert given.calibrates is not None
     pixels, labelled = _read(given.calibrates, encoder, reporter)
-    answers = dict(zip(layers, answer_all(final, layers, batches(pixels)), strict=True))
-    candidates = _Candidates(encoder, parts, text, answers, labelled.labels, full, budget)
+    answers = dict(zip(layers, answer_all(int8 or model, layers, batches(pixels)), strict=True))
+    candidates = _Candidates(encoder, cuts, first.text, answers, labelled.labels, budget)
     noisy = _noisy(model, int8, layers, pixels) if int8 else []
     kept, decision = _without_noisy(candidates, layers, noisy)
     dropped = [layer for layer in layers if layer not in kept]
@@ -180,14 +184,7 @@ def _draft_several(exits: Sequence[Exit], form: Form, given: Given, reporter: Re
         reporter.say(f"exit {layer} dropped: {NOISY}")
     for decides in (model, int8) if int8 else (model,):
         write(decides, decision.exits)
-    assemble = nested if form.dynamics.nested else flat
-    return Draft(
-        model=assemble(final, kept),
-        exact=assemble(model, kept) if int8 else None,
-        parity=max(parities, key=lambda found: found.largest_rate_difference),
-        quantisation=made,
-        dynamic=Dynamic(budget, decision.operations, decision.exits, dict.fromkeys(map(str, dropped), NOISY)),
-    )
+    return Dynamic(budget, decision.operations, decision.exits, dict.fromkeys(map(str, dropped), NOISY))
 
 
 @dataclass(frozen=True)
@@ -195,25 +192,22 @@ class _Candidates:
     """Exits to choose from, and what each of them says of the pictures that calibrate."""
 
     encoder: Encoder
-    parts: Sequence[ExitPart]
+    cuts: Sequence[Cut]
     text: Tensor  # (C, E)
     answers: dict[int, ExitAnswers]  # by layer
     labels: NDArray[np.int64]  # (n,)
-    full: int  # operations of the full tower
     budget: float
 
     def decide(self, layers: Sequence[int]) -> Decision:
         """What some of them decide together."""
-        parts = [part for part in self.parts if part.layer in layers]
-        graph = ExitsGraph(self.encoder, parts, self.text)
+        cuts = [cut for cut in self.cuts if cut.layer in layers]
+        operations = ExitGraph(self.encoder, cuts, self.text).operations
         outlines = [
-            ExitOutline(part.layer, part.head.k, part.pool, operations)
-            for part, operations in zip(
-                parts, count_operations(graph, self.encoder.preprocessing.size), strict=True
-            )
+            ExitOutline(cut.layer, cut.head.k, cut.pool, took)
+            for cut, took in zip(cuts, operations, strict=True)
         ]
-        answers = [self.answers[part.layer] for part in parts]
-        return decide(answers, self.labels, outlines, self.full, self.budget)
+        answers = [self.answers[cut.layer] for cut in cuts]
+        return decide(answers, self.labels, outlines, self.encoder.tower.operations, self.budget)
 
 
 def _without_noisy(
@@ -262,24 +256,23 @@ def _quantise(
 def _check_parity(
     exit_: Exit,
     model: onnx.ModelProto,
-    output: str,
     precision: FloatPrecision,
     given: Given,
     reporter: Reporter,
-    exits: int = 1,
+    exits: int,
 ) -> Parity:
     """How an exit of a graph in floating point compares with PyTorch, on drawn pictures and on given ones."""
     session = open_on_one_thread(model.SerializeToString())
     what = (session, exit_.encoder, exit_.card.layer, exit_.card.pool, exit_.head, exit_.text)
     drawn = _counted(draw_many(DRAWN_PICTURES), DRAWN_PICTURES, reporter)
-    parity = compare(*what, drawn, "drawn from a seed, all aspect ratios", precision, output)
+    parity = compare(*what, drawn, "drawn from a seed, all aspect ratios", precision)
     if real := given.measures or given.calibrates:
         paths = real.paths[:: -(-len(real.paths) * exits // COMPARED_PICTURES)]
         counted = _counted(_decoded(paths), len(paths), reporter)  # one batch in memory at a time
         of = "of --data" if given.measures else "of --calibration"
         if readable := next(counted, None):
             given_ones = chain([readable], counted)
-            parity = _worse(parity, compare(*what, given_ones, of, precision, output))
+            parity = _worse(parity, compare(*what, given_ones, of, precision))
     return parity
 
 

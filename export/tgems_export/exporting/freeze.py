@@ -36,9 +36,9 @@ from tgems_export.exporting.final import (
     probabilities,
     surprisal,
 )
-from tgems_export.exporting.graph import IR_VERSION, set_temperature
+from tgems_export.exporting.graph.onnx_graph import IR_VERSION, set_temperature
+from tgems_export.exporting.graph.resizing import compare_resizing, with_resizing
 from tgems_export.exporting.picture_sets import Given, read_given
-from tgems_export.exporting.resizing import compare_resizing, with_resizing
 from tgems_export.files import write_atomically
 from tgems_export.heads.base import HeadKindName
 from tgems_export.heads.file import (
@@ -109,7 +109,7 @@ def load_exits(
         encoder, pretrained = named.name, pretrained or named.pretrained
     clip = load_encoder(encoder, pretrained)
     for layer in layers:
-        clip.check_layer(layer)
+        clip.point(layer)
     if len(layers) > 1 and not folder.is_dir():
         raise HeadError(f"{folder}: a file, and {len(layers)} exits need a folder of heads; give --head DIR")
     files = [head_file(folder, layer, head_kind) if folder.is_dir() else folder for layer in layers]
@@ -189,7 +189,7 @@ def freeze(
             posteriors[last.card.layer].temperature,
         )
         if drafted.dynamic is None:
-            set_temperature(model, last.card.k, fitted.temperature)
+            set_temperature(model, last.card.layer, last.card.k, fitted.temperature)
         if given.measures:
             measured = answer(final, given.measures, "measuring", reporter)
             accuracy = measure(measured, posteriors, fitted)

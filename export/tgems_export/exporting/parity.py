@@ -22,8 +22,8 @@ from tgems_edge.images import to_pixels
 from tgems_edge.session import INPUT
 from tgems_edge.verification import relative_difference
 from tgems_export.encoders.encoder import Encoder
-from tgems_export.encoders.towers.vit import Pool
-from tgems_export.exporting.graph import Precision
+from tgems_export.encoders.towers.base import Pool
+from tgems_export.exporting.graph.exit_graph import Precision
 from tgems_export.heads.base import ExitHead
 from tgems_export.threads import in_order, one_thread
 
@@ -44,17 +44,15 @@ def compare(
     pictures: Iterable[Image.Image],
     of: str,
     precision: Precision = "fp32",
-    output: str = "rates",
 ) -> Parity:
     """Runs pictures through both, and measures by how much they differ.
 
     Args:
-        session: of the exported graph.
+        session: of the exported graph, that has an exit at the layer.
         encoder: and `layer`, `pool`, `head`, `text`: what was exported.
         pictures: RGB, any size.
         of: what they are, in words.
         precision: of the graph; PyTorch always computes in fp32.
-        output: of the graph, which has its rates.
 
     Raises:
         ParityError: a rate differs by more than rounding.
@@ -64,7 +62,7 @@ def compare(
         pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in batch])
         images = torch.stack([encoder.reference_transform(picture) for picture in batch])
         activation = encoder.exit_activation(images, layer, pool)
-        return session.run([output], {INPUT: pixels})[0], head.rates(activation, text).numpy()
+        return session.run([f"rates_{layer}"], {INPUT: pixels})[0], head.rates(activation, text).numpy()
 
     with one_thread():
         ours, reference = zip(*in_order(run, _batches(pictures)), strict=True)

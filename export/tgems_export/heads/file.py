@@ -21,7 +21,7 @@ from tgems_edge.errors import HeadError
 from tgems_edge.images import Preprocessing
 from tgems_export.encoders.checkpoints.loading import RANDOM, is_shipped
 from tgems_export.encoders.encoder import Encoder
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.files import write_atomically
 from tgems_export.heads.base import ExitHead, HeadKindName
 from tgems_export.heads.registry import DEFAULT_KIND, KINDS

@@ -26,7 +26,7 @@ from tgems_export.encoders.prompts import (
     encode_prompts,
     teacher_targets,
 )
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.heads.base import ExitHead
 from tgems_export.heads.file import (
     HeadCard,
@@ -149,7 +149,7 @@ def _card_before_training(
     encoder: Encoder, folder: ImageFolder, settings: TrainingSettings, layer: int
 ) -> HeadCard:
     """Everything about a head that is known before it is trained; the rest is left empty."""
-    encoder.check_layer(layer)
+    encoder.point(layer)
     if settings.pool != "auto":
         encoder.check_pool(settings.pool)
     return HeadCard(

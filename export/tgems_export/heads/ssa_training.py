@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.heads.base import ExitHead
 from tgems_export.heads.health import guessing
 from tgems_export.heads.losses import cosines

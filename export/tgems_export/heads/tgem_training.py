@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tgems_edge.errors import DataError
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.files import read_checked, write_checked
 from tgems_export.heads.base import ExitHead
 from tgems_export.heads.health import examine

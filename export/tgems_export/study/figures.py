@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tgems_edge.metrics import coverage_interval
 from tgems_edge.sets import COVERAGES
-from tgems_export.costs import Cost
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
+from tgems_export.exporting.graph.costs import Cost
 from tgems_export.study.material import Material
 from tgems_export.study.measures import right_answers
 from tgems_export.study.plan import (

@@ -23,7 +23,7 @@ from tgems_export.encoders.prompts import (
     class_embeddings,
     encode_prompts,
 )
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.splits import deal
 
 __all__ = ["Folders", "Material", "Pictures", "gather"]

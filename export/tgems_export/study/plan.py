@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value
 from tgems_export.study.rivals import measure_rivals, measure_sampling, measure_zero_shot

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from tgems_edge.rates import RateForm, class_rates
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value, measure_answers
 from tgems_export.study.variations import training_members

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tgems_edge.sets import COVERAGES, DEFAULT_COVERAGE, METHODS, REJECTS
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.study.figures import Study, auroc_half_width
 from tgems_export.study.measures import TOPS
 from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task, sampling_task

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tgems_export.encoders.prompts import class_embeddings, teacher_targets
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.heads.health import examine
 from tgems_export.heads.losses import LossName
 from tgems_export.heads.tgem import TGemHead as Head

@@ -10,7 +10,8 @@ from tgems_edge.images import decode, to_pixels
 from tgems_edge.session import INPUT, open_session
 from tgems_export.demo.packs import read_pack
 from tgems_export.exporting.freeze import load_exits
-from tgems_export.exporting.graph import ExitGraph, to_onnx
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 
 PACK = Path(__file__).parents[4] / "shared" / "data" / "cifar10_val_jpeg.npz"
 
@@ -29,7 +30,9 @@ def test_exit_5_knows_cifar_10_and_its_graph_gives_the_same_labels():
     assert len(chosen) == 500
     assert np.mean(expected == pack["labels"][chosen]) > 0.6
 
-    graph = to_onnx(ExitGraph(encoder, 5, pool, exit_.head, exit_.text), encoder.preprocessing.size, 18)
+    graph = to_onnx(
+        ExitGraph(encoder, [Cut(5, pool, exit_.head)], exit_.text), encoder.preprocessing.size, 18
+    )
     pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in pictures])
     (labels,) = open_session(graph.SerializeToString()).run(["label"], {INPUT: pixels})
     assert labels.tolist() == expected.tolist()

@@ -203,7 +203,7 @@ def test_a_tower_that_cannot_be_cut_is_refused_with_the_reason(tiny, vision, mes
 @pytest.mark.parametrize("layer", [0, -1, 13])
 def test_a_layer_out_of_range_is_refused_with_the_range(encoder, layer):
     with pytest.raises(EncoderError, match=f"layer {layer}: demo has the layers 1 to 12"):
-        encoder.check_layer(layer)
+        encoder.point(layer)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])

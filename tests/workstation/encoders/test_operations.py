@@ -3,14 +3,12 @@
 import pytest
 import torch
 
-from tgems_export.costs import count_full
 from tgems_export.encoders.checkpoints.loading import outlined_tower
-from tgems_export.encoders.towers.vit import read_tower
-from tgems_export.exporting.dynamic.graph import ExitPart, ExitsGraph, count_operations
-from tgems_export.exporting.graph import ExitGraph
+from tgems_export.encoders.towers.families import read_tower
+from tgems_export.exporting.graph.costs import count_full
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
 from tgems_export.heads.ssa import SsaHead
 from tgems_export.heads.tgem import TGemHead
-from tgems_export.operations import count_tower
 
 
 def vit(tokens, patches, patch, width, blocks, embedding=0, hidden=4, gated=False):
@@ -48,8 +46,7 @@ EXPECTED = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_full_tower_of_every_kind_is_its_formula(name):
     module = outlined_tower(name)
-    size = module.image_size if isinstance(module.image_size, tuple) else (module.image_size,) * 2
-    assert count_tower(read_tower(module), size) == EXPECTED[name]
+    assert read_tower(module).operations == EXPECTED[name]
 
 
 def test_what_published_tables_say():
@@ -63,7 +60,7 @@ def test_the_demo_tower(encoder):
 
 def test_an_exit_is_what_its_graph_computes(encoder):
     """Width 128, 65 tokens, 4 heads: patches of 192 entries, the last block for what the exit reads."""
-    size, text = encoder.preprocessing.size, torch.randn(7, encoder.embedding_width)
+    text = torch.randn(7, encoder.embedding_width)
     width, tokens, heads, k = 128, 65, 4, 16
     tgem, ssa = TGemHead(width, 128, k).eval(), SsaHead(width, 128).eval()
     in_front = 2 * tokens * 192 * width + 2 * (vit(tokens, 0, 8, width, 1))
@@ -75,18 +72,14 @@ def test_an_exit_is_what_its_graph_computes(encoder):
     readouts = {tgem: 2 * (width * k + 2 * k * 7), ssa: 2 * (square + width * 128 + 128 * 7)}
     for head, readout in readouts.items():
         for pool, last in {"cls": of_class_token, "mean": of_mean}.items():
-            graph = ExitGraph(encoder, 3, pool, head, text)
-            assert graph.operations(size) == in_front + last + readout
+            graph = ExitGraph(encoder, [Cut(3, pool, head)], text)
+            assert graph.operations == [in_front + last + readout]
 
 
 def test_later_exits_add_blocks_and_earlier_heads(encoder, random_head):
-    text, size, head = (
-        torch.randn(7, encoder.embedding_width),
-        encoder.preprocessing.size,
-        random_head(encoder),
-    )
-    parts = [ExitPart(layer, "cls", head) for layer in (2, 4)]
-    first, second = count_operations(ExitsGraph(encoder, parts, text), size)
-    static = [ExitGraph(encoder, part.layer, "cls", head, text).operations(size) for part in parts]
+    text, head = torch.randn(7, encoder.embedding_width), random_head(encoder)
+    cuts = [Cut(layer, "cls", head) for layer in (2, 4)]
+    first, second = ExitGraph(encoder, cuts, text).operations
+    static = [ExitGraph(encoder, [cut], text).operations[0] for cut in cuts]
     own = static[0] - 2 * 65 * 192 * 128 - vit(65, 0, 8, 128, 1)  # block 2 and its head
     assert [first, second] == [static[0], static[1] + own]

@@ -8,7 +8,7 @@ from timm.models import vision_transformer as vit
 
 from tgems_edge.errors import EncoderError
 from tgems_export.encoders.encoder import load_encoder
-from tgems_export.encoders.towers.vit import read_tower
+from tgems_export.encoders.towers.families import read_tower
 
 
 def exits(encoder):

@@ -27,9 +27,9 @@ from tgems_export.exporting.dynamic.gates import (
     fold_threshold,
     inr,
 )
-from tgems_export.exporting.dynamic.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
-from tgems_export.exporting.dynamic.nesting import flat, nested, set_gate, split
-from tgems_export.exporting.graph import IR_VERSION, ExitGraph, set_temperature
+from tgems_export.exporting.graph.assembly import flat, nested, set_gate, split
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.onnx_graph import IR_VERSION, set_temperature, to_onnx
 from tgems_export.pictures import draw_many
 
 LAYERS = (1, 2, 3)
@@ -42,11 +42,11 @@ class Exits:
 
     def __init__(self, encoder, pools, head):
         self.encoder = encoder
-        self.parts = [ExitPart(layer, pool, head) for layer, pool in zip(LAYERS, pools, strict=True)]
+        self.parts = [Cut(layer, pool, head) for layer, pool in zip(LAYERS, pools, strict=True)]
         self.text = encoder.text.encode(["a cat", "a dog", "a truck"])
         self.size = encoder.preprocessing.size
-        self.graph = ExitsGraph(encoder, self.parts, self.text)
-        self.model = exits_to_onnx(self.graph, self.size, 18)
+        self.graph = ExitGraph(encoder, self.parts, self.text)
+        self.model = to_onnx(self.graph, self.size, 18)
         self.pixels = np.stack([to_pixels(p, encoder.preprocessing) for p in draw_many(PICTURES)])
         self.model = self.gated(self.model)
         self.raw = run(self.model, self.pixels)
@@ -138,12 +138,14 @@ def quantised(exits, tmp_path_factory):
 def test_every_exit_says_what_it_says_in_a_file_of_its_own(exits):
     pixels = torch.from_numpy(exits.pixels)
     for part in exits.parts:
-        alone = ExitGraph(exits.encoder, part.layer, part.pool, part.head, exits.text)(pixels)[0]
+        alone = ExitGraph(exits.encoder, [part], exits.text)(pixels)[0]
         assert_allclose(exits.raw[f"rates_{part.layer}"], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_torch_and_onnx_agree_on_everything_and_constants_keep_their_names(exits):
-    assert set(exits.graph.constants) <= {tensor.name for tensor in exits.model.graph.initializer}
+    constants = {name for name, _ in exits.graph.named_buffers(recurse=False)}
+    assert len(constants) == 3 + 2 * 2
+    assert constants <= {tensor.name for tensor in exits.model.graph.initializer}
     answers = dict(zip(exits.graph.outputs, exits.graph(torch.from_numpy(exits.pixels)), strict=True))
     assert list(answers) == list(exits.raw)
     for name in answers.keys() - {"go_on_1", "go_on_2"}:  # whose gates were set in ONNX alone
@@ -151,9 +153,10 @@ def test_torch_and_onnx_agree_on_everything_and_constants_keep_their_names(exits
 
 
 def test_spread_is_measured_on_the_tokens_that_are_there(exits):
-    graph, tokens = exits.graph, exits.graph.embedding(torch.from_numpy(exits.pixels))
+    states = exits.graph.tower.states(torch.from_numpy(exits.pixels))
+    tokens = next(states)
     if exits.parts[0].pool == "mean":
-        tokens = graph.blocks[0](tokens)
+        tokens = next(states)
     patches = tokens[1:].numpy()
     distances = np.square(patches - patches.mean(0)).sum(2)
     assert_allclose(exits.raw["spread_1"], distances.mean(0), rtol=1e-5)
@@ -163,7 +166,7 @@ def test_temperature_of_each_exit_can_be_set(exits):
     model = onnx.ModelProto()
     model.CopyFrom(exits.model)
     for layer in LAYERS:
-        set_temperature(model, K, 1 + layer, layer)
+        set_temperature(model, layer, K, 1 + layer)
     raw = run(model, exits.pixels)
     for layer in LAYERS:
         expected = posterior(raw[f"rates_{layer}"], K, 1 + layer)
@@ -212,8 +215,8 @@ def test_what_is_behind_an_exit_and_its_constants_lie_in_the_branch(exits):
     assert all(one.isdisjoint(other) for one, other in itertools.combinations(held, 2))
     for number, layer in enumerate(LAYERS):
         assert f"posterior_scale_{layer}" in held[number]
-    assert any("blocks.1." in name for name in held[1] | held[2])
-    assert not any("blocks.1." in name for name in held[0])
+    assert any("tower.steps.1." in name for name in held[1] | held[2])
+    assert not any("tower.steps.1." in name for name in held[0])
     assert all(node.op_type == "Identity" for node in branches(depths[0])["else_branch"].node)
 
 
@@ -302,13 +305,12 @@ def run_segments(models, pixels):
 
 
 def test_operations_grow_with_the_exit_and_an_early_one_costs_what_it_costs_alone(encoder, random_head):
-    text, size, head = encoder.text.encode(["a", "b"]), encoder.preprocessing.size, random_head(encoder)
+    text, head = encoder.text.encode(["a", "b"]), random_head(encoder)
     for pool in encoder.tower.pools:
-        first, second, last = count_operations(
-            ExitsGraph(encoder, [ExitPart(layer, pool, head) for layer in (2, 4, 5)], text), size
-        )
+        cuts = [Cut(layer, pool, head) for layer in (2, 4, 5)]
+        first, second, last = ExitGraph(encoder, cuts, text).operations
         assert first < second < last
-        alone = ExitGraph(encoder, 2, pool, head, text).operations(size)
+        (alone,) = ExitGraph(encoder, cuts[:1], text).operations
         if pool == "cls":
             assert first == alone
         else:  # which has no use for the tokens behind its block, at whose spread a gate looks

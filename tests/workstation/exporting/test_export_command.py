@@ -22,7 +22,7 @@ from tgems_export.exporting import freeze as freeze_module
 from tgems_export.exporting import graph as graph_module
 from tgems_export.exporting.calibration import calibrate
 from tgems_export.exporting.freeze import load_exits
-from tgems_export.exporting.graph import ExitGraph
+from tgems_export.exporting.graph.exit_graph import ExitGraph
 from tgems_export.heads.file import load_head, save_head
 
 TRAINED = ("blue_cross", "green_square", "red_circle")
@@ -361,7 +361,7 @@ def test_data_of_another_class_is_refused(export, measured):
 def test_a_graph_that_differs_ends_with_exit_code_3_and_without_a_file(export, tmp_path, monkeypatch):
     def perturbed(*arguments, **options):
         graph = ExitGraph(*arguments, **options)
-        graph.readout.tables.bias.data += torch.tensor([0.0, 0.1, 0.0])
+        graph.heads[0].tables.bias.data += torch.tensor([0.0, 0.1, 0.0])
         return graph
 
     monkeypatch.setattr(drafts, "ExitGraph", perturbed)

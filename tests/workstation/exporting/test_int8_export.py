@@ -50,8 +50,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drafts, "DRAWN_PICTURES", 16)
         patch.setattr(drafts, "COMPARED_PICTURES", 32)
-        for name in ("to_onnx", "exits_to_onnx"):
-            patch.setattr(drafts, name, once(getattr(drafts, name)))
+        patch.setattr(drafts, "to_onnx", once(drafts.to_onnx))
         yield
 
 
@@ -445,7 +444,7 @@ class TestRefused:
         refused("--dynamic needs labelled pictures to fit its gates on", "--dynamic", *options)
 
     def test_a_budget_that_no_exit_meets_is_refused_before_any_work(self, refused, drawn, monkeypatch):
-        monkeypatch.setattr(drafts, "exits_to_onnx", None)
+        monkeypatch.setattr(drafts, "to_onnx", None)
         options = ("--exits", "1,2", "--calibration", drawn / "calibrate")
         message = "even if every picture left at the first exit, it would take 0.0"
         refused(message, "--dynamic", *options, "--budget", "0.01")

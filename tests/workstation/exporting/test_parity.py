@@ -8,7 +8,7 @@ from tgems_edge.errors import ParityError
 from tgems_edge.session import INPUT
 from tgems_export.exporting import drafts
 from tgems_export.exporting.freeze import freeze, load_exits
-from tgems_export.exporting.graph import ExitGraph
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
 from tgems_export.exporting.parity import check_rates, compare
 from tgems_export.pictures import draw_many
 
@@ -22,7 +22,7 @@ class TorchSession:
         self.graph = graph
 
     def run(self, outputs, feed):
-        assert outputs == ["rates"]
+        assert outputs == ["rates_1"]
         return [self.graph(torch.from_numpy(feed[INPUT]))[0].numpy()]
 
 
@@ -34,14 +34,15 @@ def exit_(heads):
 def perturbed(*arguments, **options):
     """The graph with one weight a little off."""
     graph = ExitGraph(*arguments, **options)
-    graph.readout.jumper.weight.data[0, 0] += 0.05
+    graph.heads[0].jumper.weight.data[0, 0] += 0.05
     return graph
 
 
 def parity_of(exit_, graph):
     card = exit_.card
     what = (exit_.encoder, card.layer, card.pool, exit_.head, exit_.text)
-    return compare(TorchSession(graph(*what)), *what, draw_many(20), "drawn")
+    graph = graph(exit_.encoder, [Cut(card.layer, card.pool, exit_.head)], exit_.text)
+    return compare(TorchSession(graph), *what, draw_many(20), "drawn")
 
 
 def test_equal_rates_agree():

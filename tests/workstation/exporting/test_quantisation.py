@@ -17,9 +17,10 @@ from tgems_edge.errors import AccuracyError, DataError
 from tgems_edge.images import to_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
-from tgems_export.exporting.graph import to_onnx
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.onnx_graph import label_weights, to_onnx
 from tgems_export.exporting.quantization.equalisation import equalise
-from tgems_export.exporting.quantization.products import find_products
+from tgems_export.exporting.quantization.products import find_products, find_readouts
 from tgems_export.exporting.quantization.ranges import BINS, METHODS, Seen, observe
 from tgems_export.exporting.quantization.recipe import INTEGERS, Recipe, quantise
 from tgems_export.exporting.quantization.search import LEAST_PICTURES, Limits, Quantiser, read_calibrating
@@ -71,7 +72,7 @@ def see(model, pixels):
 
 
 def rates(model, pixels):
-    return open_session(model.SerializeToString()).run(["rates"], {INPUT: pixels})[0]
+    return open_session(model.SerializeToString()).run(["rates_3"], {INPUT: pixels})[0]
 
 
 def constants(model):
@@ -120,16 +121,26 @@ class TestProducts:
         rest = {node.name for node in model.graph.node if node.op_type == "Gemm"}
         rest -= {product.node for product in products}
         weights = [node.input[1] for node in model.graph.node if node.name in rest]
-        assert weights == ["readout.jumper.weight", "readout.tables.weight"]
+        assert weights == ["heads.0.jumper.weight", "heads.0.tables.weight"]
 
-    def test_several_exits_have_a_last_block_each(self):
-        weights = ["blocks.4.contract.weight", "exits.0.0.hidden.expand.weight", "exits.0.1.jumper.weight"]
-        parts = [product.part for product in find_products(chain(*weights, "exits.11.0.contract.weight"))]
-        assert parts == ["block 5", "last block of exit 1", "last block of exit 12"]
+    def test_several_exits_have_a_last_block_each(self, encoder, random_head):
+        cuts = [Cut(layer, "cls", random_head(encoder)) for layer in (2, 3)]
+        graph = ExitGraph(encoder, cuts, encoder.text.encode(["a cat", "a dog"]))
+        products = find_products(to_onnx(graph, encoder.preprocessing.size, 18))
+        parts = ["patch embedding", "block 1", "last block of exit 1", "block 2", "last block of exit 2"]
+        assert list(dict.fromkeys(product.part for product in products)) == parts
+
+    def test_what_the_graph_calls_a_part_is_its_part(self):
+        model = chain("anything", "else", "jumper")
+        label_weights(model, {"anything": "block 5", "else": "neck"}, {"jumper": 7})
+        assert [product.part for product in find_products(model)] == ["block 5", "neck"]
+        assert find_readouts(model) == ["x2"]
 
     def test_a_weight_of_no_known_part_is_refused(self):
         with pytest.raises(ValueError, match=r"neck\.weight: a weight of no known part"):
-            find_products(chain("neck.weight"))
+            model = chain("neck.weight")
+            label_weights(model, {}, {})
+            find_products(model)
 
 
 def chain(*weights):
@@ -280,7 +291,7 @@ class TestQuantise:
         for quantised in (static[target], dynamic[target]):
             values = constants(quantised)
             assert (
-                values["readout.jumper.weight"].dtype == values["readout.tables.weight"].dtype == np.float32
+                values["heads.0.jumper.weight"].dtype == values["heads.0.tables.weight"].dtype == np.float32
             )
 
     def test_a_symmetric_target_has_no_zero_points(self, static):

@@ -12,10 +12,10 @@ from tgems_edge.errors import ImageError, ParityError
 from tgems_edge.images import Preprocessing, to_pixels
 from tgems_edge.model import Classifier
 from tgems_edge.session import open_session
-from tgems_export.exporting import resizing
 from tgems_export.exporting.freeze import Form, freeze, load_exits
-from tgems_export.exporting.graph import OPSETS
-from tgems_export.exporting.resizing import resizing_graph
+from tgems_export.exporting.graph import resizing
+from tgems_export.exporting.graph.onnx_graph import OPSETS
+from tgems_export.exporting.graph.resizing import resizing_graph
 from tgems_export.pictures import draw, draw_many
 
 BASE = Preprocessing((64, 64), "shortest", "bicubic", 9, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

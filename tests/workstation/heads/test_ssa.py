@@ -16,7 +16,6 @@ from tgems_edge.errors import HeadError, InputError
 from tgems_edge.session import INPUT
 from tgems_export.encoders.prompts import load_templates
 from tgems_export.exporting.freeze import DEMO_HEADS, load_exits
-from tgems_export.exporting.graph import to_onnx
 from tgems_export.heads.base import ExitHead
 from tgems_export.heads.file import HeadCard, head_file, load_head, load_head_card, save_head
 from tgems_export.heads.learning import TrainingSettings, train_heads
@@ -232,12 +231,12 @@ def test_heads_from_before_there_were_two_kinds_are_t_gems(encoder, tmp_path):
 def test_the_graph_is_open_clip_and_the_head(encoder, make_exit, random_ssa, layer):
     exit_ = make_exit(encoder, layer, "mean", random_ssa)
     exit_.check_in_torch()
-    assert float(exit_.graph.get_buffer("posterior_scale")) == -encoder.embedding_width
+    assert float(exit_.graph.get_buffer(f"posterior_scale_{layer}")) == -encoder.embedding_width
 
 
 def test_onnx_is_the_head_and_its_norm_and_gelu_are_fused(encoder, make_exit, random_ssa, tmp_path):
     exit_ = make_exit(encoder, 2, "mean", random_ssa)
-    model = to_onnx(exit_.graph, exit_.size, 18).SerializeToString()
+    model = exit_.to_onnx().SerializeToString()
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -17,12 +17,13 @@ from tgems_edge.session import INPUT, open_session
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.checkpoints.recipes import CONFIG_FILE
 from tgems_export.encoders.encoder import load_encoder
-from tgems_export.exporting.graph import to_onnx
+from tgems_export.exporting.graph.exit_graph import TowerGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.exporting.quantization.products import find_products
 from tgems_export.exporting.quantization.ranges import METHODS
 from tgems_export.pictures import draw_many
 from tgems_export.study import noise as noise_module
-from tgems_export.study.noise import RECIPES, BlocksGraph, Drift, Noise, Profile, measure_noise, read_halves
+from tgems_export.study.noise import RECIPES, Drift, Noise, Profile, measure_noise, read_halves
 from tgems_export.study.noise_report import page_of
 from tgems_export.study.page import to_markdown
 
@@ -43,7 +44,7 @@ def pixels(small):
 
 @pytest.fixture(scope="module")
 def graph(small):
-    return BlocksGraph(small)
+    return TowerGraph(small, LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def measured(small, pixels):
     return measure_noise(small, pixels[:8], pixels[8:], QUIET)
 
 
-class TestBlocksGraph:
+class TestTheGraphOfAllBlocks:
     def test_its_outputs_are_what_the_library_computes(self, small, graph, pixels):
         tokens = graph(torch.from_numpy(pixels))
         assert len(tokens) == len(graph.outputs) == LAYERS + 1
@@ -68,7 +69,7 @@ class TestBlocksGraph:
             torch.testing.assert_close(patches, pools["mean"][layer - 1], rtol=1e-4, atol=1e-4)
 
     def test_every_product_of_its_onnx_model_has_a_part(self, small, graph, pixels):
-        model = to_onnx(graph, small.preprocessing.size, 18, graph.outputs)
+        model = to_onnx(graph, small.preprocessing.size, 18)
         parts = [product.part for product in find_products(model)]
         assert parts == ["patch embedding"] + 4 * ["block 1"] + 4 * ["block 2"]
         found = open_session(model.SerializeToString()).run(None, {INPUT: pixels})

@@ -11,9 +11,9 @@ import torch
 from tgems_edge.data import read_labelled
 from tgems_edge.errors import DataError, InputError
 from tgems_edge.progress import Reporter
-from tgems_export.costs import count_exit, count_full
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.encoders.prompts import load_templates
+from tgems_export.exporting.graph.costs import count_exit, count_full
 from tgems_export.study.material import Folders, gather
 from tgems_export.study.measures import measure_answers, measure_certainty, right_answers
 from tgems_export.study.plan import FEW_SHOT_RIVALS, Plan, ablation_tasks, ablations, layer_tasks

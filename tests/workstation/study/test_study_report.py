@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tgems_edge.errors import DataError, EncoderError, InputError
-from tgems_export.costs import Cost
 from tgems_export.encoders.prompts import load_templates
+from tgems_export.exporting.graph.costs import Cost
 from tgems_export.study import plots, report, statements, tables
 from tgems_export.study.figures import Difference, Study
 from tgems_export.study.material import Folders, Material, Pictures

@@ -28,9 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from tgems_edge.images import Preprocessing
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.encoders.towers.layers import Gelu, make_linear
-from tgems_export.encoders.towers.vit import Attention, Block, Pool, Rotary, Stem
-from tgems_export.operations import count_attention, count_convolutions, count_linears
+from tgems_export.encoders.towers.operations import count_attention, count_convolutions, count_linears
+from tgems_export.encoders.towers.parts import Attention, Block, Rotary, Stem
 
 __all__ = ["Embedding", "ExitBlock", "ResidualBlock"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tgems_edge.card import DynamicExit
 from tgems_edge.rates import posterior
 from tgems_edge.session import INPUT
-from tgems_export.encoders.towers.vit import Pool
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.exporting.calibration import fit_temperature
 from tgems_export.exporting.dynamic.gates import (
     GateFit,
@@ -27,8 +27,8 @@ from tgems_export.exporting.dynamic.gates import (
     fit_gate,
     fold_threshold,
 )
-from tgems_export.exporting.dynamic.nesting import set_gate
-from tgems_export.exporting.graph import set_temperature
+from tgems_export.exporting.graph.assembly import set_gate
+from tgems_export.exporting.graph.onnx_graph import set_temperature
 from tgems_export.threads import in_order, open_on_one_thread
 
 __all__ = ["Decision", "ExitAnswers", "ExitOutline", "answer_all", "decide", "fit_right", "write"]
@@ -85,7 +85,7 @@ def answer_all(
     """What every exit says of every picture.
 
     Args:
-        model: what `exits_to_onnx` made, quantised or not.
+        model: what `to_onnx` made, quantised or not.
         layers: of its exits.
         batches: uint8 (B, H, W, 3) each.
     """
@@ -164,8 +164,8 @@ def _features(answer: ExitAnswers, k: int, temperature: float) -> NDArray[np.flo
 
 
 def write(model: onnx.ModelProto, exits: Sequence[DynamicExit]) -> None:
-    """Sets temperatures and gates in the graph that `exits_to_onnx` made, quantised or not."""
+    """Sets temperatures and gates in the graph that `to_onnx` made, quantised or not."""
     for exit_ in exits:
-        set_temperature(model, exit_.k, exit_.temperature, exit_.layer)
+        set_temperature(model, exit_.layer, exit_.k, exit_.temperature)
         if exit_.weights is not None and exit_.bias is not None and exit_.threshold is not None:
             set_gate(model, exit_.layer, *fold_threshold(exit_.weights, exit_.bias, exit_.threshold))

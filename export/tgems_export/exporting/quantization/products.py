@@ -7,21 +7,13 @@ cancel.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import onnx
 
-__all__ = ["Product", "find_products", "find_readouts"]
+from tgems_export.exporting.graph.onnx_graph import weight_labels
 
-# Paths of the modules of ExitGraph and ExitsGraph, which name their weights in the file.
-READOUT = re.compile(r"readout\.|exits\.(\d+)\.1\.")
-PARTS = (
-    (re.compile(r"embedding\."), "patch embedding"),
-    (re.compile(r"blocks\.(\d+)\."), "block {}"),
-    (re.compile(r"last\."), "last block"),
-    (re.compile(r"exits\.(\d+)\.0\."), "last block of exit {}"),
-)
+__all__ = ["Product", "find_products", "find_readouts"]
 
 
 @dataclass(frozen=True)
@@ -35,27 +27,28 @@ class Product:
 
 
 def find_products(model: onnx.ModelProto) -> list[Product]:
-    """The products of the tower, in the order in which they are computed."""
+    """The products of the tower, in the order in which they are computed.
+
+    Raises:
+        ValueError: a product whose weight the graph's builder did not label.
+    """
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    return [
-        Product(node.name, node.input[0], node.input[1], _part(node.input[1]))
-        for node in model.graph.node
-        if node.op_type == "Gemm" and node.input[1] in matrices and not READOUT.match(node.input[1])
-    ]
-
-
-def _part(weight: str) -> str:
-    for pattern, title in PARTS:
-        if found := pattern.match(weight):
-            return title.format(*(int(number) + 1 for number in found.groups()))
-    raise ValueError(f"{weight}: a weight of no known part")
+    parts, heads = weight_labels(model)
+    found = []
+    for node in model.graph.node:
+        if node.op_type == "Gemm" and (weight := node.input[1]) in matrices and weight not in heads:
+            if weight not in parts:
+                raise ValueError(f"{weight}: a weight of no known part")
+            found.append(Product(node.name, node.input[0], weight, parts[weight]))
+    return found
 
 
 def find_readouts(model: onnx.ModelProto) -> list[str]:
     """The activations (B, D) that the heads of a graph read, in the order of its exits."""
-    found: dict[str, str] = {}
+    _, heads = weight_labels(model)
+    found: dict[int, str] = {}
     for node in model.graph.node:
         for name in node.input:
-            if head := READOUT.match(name):
-                found.setdefault(head[0], node.input[0])
-    return list(found.values())
+            if name in heads:
+                found.setdefault(heads[name], node.input[0])
+    return [found[layer] for layer in sorted(found)]

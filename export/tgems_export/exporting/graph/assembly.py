@@ -1,11 +1,11 @@
-"""From the graph that computes every exit (`graph`) to the file in which pictures leave: surgery on ONNX.
+"""From the graph that computes every exit (`exit_graph`) to that of a file, in which pictures leave.
 
 Two forms give the same answers. The flat one computes everything and chooses; the nested one has what is
 behind an exit in a branch of an `If`, which runs when any picture of the batch goes on, and in there the next
 `If`. Each picture has the answer of the first exit that it leaves at, whatever else is in its batch.
 
 Exits are cut apart by what their outputs depend on. So the graph may have been quantised in between, which
-adds nodes and renames them: nothing is asked of it but the outputs and the constants that `graph` names.
+adds nodes and renames them: nothing is asked of it but the outputs and the constants that `exit_graph` names.
 
 A runtime optimises each branch by itself. So a constant lies where it is used, unless an earlier exit uses it
 as well; and a DequantizeLinear that feeds both sides of a cut is copied, because a product that does not find
@@ -14,7 +14,7 @@ it beside itself is not computed in integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 
 from numpy.typing import ArrayLike
@@ -30,8 +30,8 @@ from onnx import (
 )
 
 from tgems_edge.session import OUTPUTS
-from tgems_export.exporting.dynamic.graph import GATED
-from tgems_export.exporting.graph import set_constant
+from tgems_export.exporting.graph.exit_graph import GATED
+from tgems_export.exporting.graph.onnx_graph import set_constant
 
 __all__ = ["flat", "nested", "set_gate", "split"]
 
@@ -73,7 +73,7 @@ def set_gate(model: ModelProto, layer: int, weight: ArrayLike, bias: float) -> N
     """Writes the gate of an exit into the graph: w . (confidence, margin, spread) + b < 0 goes on.
 
     Args:
-        model: what `exits_to_onnx` made, quantised or not; neither flat nor nested yet.
+        model: what `to_onnx` made, quantised or not; neither flat nor nested yet.
         layer: the exit's.
         weight: (3,) w.
         bias: b, with the threshold in it (`gates.GateFit.folded`).
@@ -83,16 +83,18 @@ def set_gate(model: ModelProto, layer: int, weight: ArrayLike, bias: float) -> N
 
 
 def flat(model: ModelProto, layers: Sequence[int]) -> ModelProto:
-    """The graph with one answer for each picture, everything computed.
+    """The graph with one answer for each picture, everything computed; the same for a single exit.
 
     Args:
-        model: what `exits_to_onnx` made, quantised or not, gates set.
+        model: what `to_onnx` made, quantised or not, gates set.
         layers: of its exits.
     """
     segments = _cut(model.graph, layers)
     nodes = [node for segment in segments for node in segment]
     for number in range(len(layers)):
         nodes += _own_answer(layers, number)
+    if len(layers) == 1:
+        nodes = _renamed(nodes, dict(zip(_at(layers[0]), ANSWER, strict=True)))
     for number in reversed(range(len(layers) - 1)):
         nodes += _choice(layers, number, _answer(layers, number))
     constants = _constants(model.graph, nodes)
@@ -102,10 +104,14 @@ def flat(model: ModelProto, layers: Sequence[int]) -> ModelProto:
 def nested(model: ModelProto, layers: Sequence[int]) -> ModelProto:
     """The graph with one answer for each picture, nothing computed behind the exit of the last to leave.
 
+    A single exit has nothing behind it, and the graph is the flat one.
+
     Args:
-        model: what `exits_to_onnx` made, quantised or not, gates set.
+        model: what `to_onnx` made, quantised or not, gates set.
         layers: of its exits.
     """
+    if len(layers) == 1:
+        return flat(model, layers)
     segments = _cut(model.graph, layers)
     body = _nest(model.graph, layers, segments, 0)
     constants = _constants(model.graph, segments[0])
@@ -119,7 +125,7 @@ def split(model: ModelProto, layers: Sequence[int]) -> list[ModelProto]:
     gates outside, they are what the nested graph has to equal.
 
     Args:
-        model: what `exits_to_onnx` made, quantised or not.
+        model: what `to_onnx` made, quantised or not.
         layers: of its exits.
     """
     known = _tensors(shape_inference.infer_shapes(model).graph)
@@ -134,6 +140,14 @@ def split(model: ModelProto, layers: Sequence[int]) -> list[ModelProto]:
         inputs = [known[name] for name in _inputs(nodes) if name not in given]
         models.append(_model(model, nodes, constants, [known[name] for name in (*own, *passed_on)], inputs))
     return models
+
+
+def _renamed(nodes: Sequence[NodeProto], names: Mapping[str, str]) -> list[NodeProto]:
+    """The nodes with other names for some of the tensors."""
+    for node in nodes:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
+    return list(nodes)
 
 
 def _cut(graph: GraphProto, layers: Sequence[int]) -> list[list[NodeProto]]:
