@@ -26,6 +26,7 @@ __all__ = [
     "MissingDependency",
     "ModelFileError",
     "ParityError",
+    "PictureWarning",
     "TgemsError",
 ]
 
@@ -44,6 +45,14 @@ class ImageError(InputError):
     """A picture cannot be read."""
 
     exit_code = 1
+
+
+class PictureWarning(UserWarning):
+    """A picture was read, and something about it is worth knowing, in one line that begins with its name.
+
+    The library gives it to `warnings`, where a program may filter it; commands print each on a line of
+    standard error.
+    """
 
 
 class DataError(InputError):

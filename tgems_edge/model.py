@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tgems_edge.answers import check_answers
 from tgems_edge.background import call_beside
 from tgems_edge.card import Card
+from tgems_edge.decoding.limits import find_limits
 from tgems_edge.errors import ImageError, InputError
 from tgems_edge.gate import IMAGE, INPUT, OUTPUTS, check_digest, check_model_file
 from tgems_edge.images import Picture, read_pixels
@@ -141,6 +142,7 @@ class Classifier:
         fast_decode: bool = False,
         verify: bool = True,
         timeout: float | None = None,
+        max_pixels: int | None = None,
     ):
         """Opens `model`; see `load`."""
         if timeout is not None and not timeout > 0:  # nan is not either
@@ -153,6 +155,7 @@ class Classifier:
         self._name = checked.name
         self._fast_decode = fast_decode
         self._timeout = timeout
+        self._max_pixels = find_limits(max_pixels).pixels
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -173,7 +176,8 @@ class Classifier:
         """Labels one picture.
 
         Args:
-            picture: a path, the bytes of a file, a uint8 array (H, W, 3) RGB or (H, W), or a Pillow image.
+            picture: a path, the bytes of a file, an open binary file, a uint8 array (H, W, 3) RGB or (H, W),
+                or a Pillow image.
 
         Raises:
             ImageError: the picture cannot be read.
@@ -246,7 +250,13 @@ class Classifier:
     def preprocess(self, picture: Picture) -> NDArray[np.uint8]:
         """What the graph takes of a picture: uint8 (H, W, 3), resized unless the graph does that itself."""
         resize = self.card.input == INPUT
-        return read_pixels(picture, self.card.preprocessing, resize=resize, fast_decode=self._fast_decode)
+        return read_pixels(
+            picture,
+            self.card.preprocessing,
+            resize=resize,
+            fast_decode=self._fast_decode,
+            max_pixels=self._max_pixels,
+        )
 
     def run(
         self, inputs: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
@@ -286,6 +296,7 @@ def load(
     fast_decode: bool = False,
     verify: bool = True,
     timeout: float | None = None,
+    max_pixels: int | None = None,
 ) -> Classifier:
     """Loads a model file.
 
@@ -294,6 +305,8 @@ def load(
         threads: how many threads one run may use; default `$TGEMS_NUM_THREADS`, else the physical cores.
         provider: onnxruntime's execution provider, such as `CUDA`; default CPU.
         fast_decode: large JPEG files are decoded at reduced scale: sooner, with slightly other pixels.
+        max_pixels: pictures of more are refused, and files larger than they explain, so that memory is
+            bounded; default `$TGEMS_MAX_PIXELS`, else 52 million.
         verify: whether the file has to match its own digest: one that changed does not answer under the name
             of the original. What else a model file has to be (`tgems_edge.gate`) is checked in any case.
         timeout: seconds after which to give up on loading, or on a run of the graph; `math.inf` never does,
@@ -301,12 +314,18 @@ def load(
 
     Raises:
         ModelFileError: the file is missing, broken, changed, not ours, too new, or not loaded in time.
-        InputError: a provider, a number of threads or a timeout that cannot be used.
+        InputError: a provider, a number of threads, a timeout or a limit that cannot be used.
         MissingDependency: no onnxruntime is installed.
     """
     path = Path(model) if model is not None else default_model()
     return Classifier(
-        path, threads=threads, provider=provider, fast_decode=fast_decode, verify=verify, timeout=timeout
+        path,
+        threads=threads,
+        provider=provider,
+        fast_decode=fast_decode,
+        verify=verify,
+        timeout=timeout,
+        max_pixels=max_pixels,
     )
 
 

@@ -49,6 +49,7 @@ PLACES = {
     ("dynamic", "exits", 0): DynamicExit,
     ("samples", 0): Sample,
 }
+COLOUR = ("preprocessing", "colour")  # left out where profiles are ignored
 INPUT = ("input",)  # the first cards did not say it, and meant pixels
 EVERY_FIELD = [(*place, field.name) for place, record in PLACES.items() for field in fields(record)]
 REQUIRED = [
@@ -72,6 +73,7 @@ def full_card(dynamic_card):
     return replace(
         dynamic_card,
         classes=("rouge vif", "猫", '"file_sha256"'),
+        preprocessing=replace(dynamic_card.preprocessing, colour="srgb"),
         precision="int8",
         quantisation=Quantisation(
             "static", "x86", "entropy", 100, True, ("patches",), Gate(9, "ef" * 32, 0.2, 1.1)
@@ -123,12 +125,18 @@ def test_a_missing_field_is_named(data, path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(set(EVERY_FIELD) - {INPUT, *REQUIRED} - NULL_ELSEWHERE, key=str), ids=str
+    "path", sorted(set(EVERY_FIELD) - {INPUT, COLOUR, *REQUIRED} - NULL_ELSEWHERE, key=str), ids=str
 )
 def test_a_missing_field_that_may_be_null_is_null(data, path):
     del place_of(data, path)[path[-1]]
     read = json.loads(Card.from_json(json.dumps(data)).to_json())
     assert place_of(read, path)[path[-1]] is None
+
+
+def test_a_card_that_says_nothing_of_colour_profiles_ignores_them(data):
+    assert data["preprocessing"].pop("colour") == "srgb"
+    card = Card.from_json(json.dumps(data))
+    assert card.preprocessing.colour is None and "colour" not in json.loads(card.to_json())["preprocessing"]
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)

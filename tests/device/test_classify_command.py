@@ -351,6 +351,44 @@ class TestPictures:
         assert (together.stdout, together.exit_code) == (alone.stdout, 1)
 
 
+class TestLeftOut:
+    def test_what_a_folder_holds_besides_is_one_line(self, classify, pictures):
+        said = "left out: 1 hidden, 2 other files (.onnx, .txt)\n"
+        assert classify("album").stderr.startswith(said)
+        assert "left out" not in classify("album", "--quiet").stderr
+
+    def test_a_suffix_without_decoder_is_said_with_quiet_too(self, classify, pictures, folder):
+        (folder / "album" / "scan.PSD").touch()
+        done = classify("album", "--quiet")
+        assert "warning: left out: 1 .psd (convert to JPEG or PNG), 1 hidden" in done.stderr
+        assert done.exit_code == 0
+
+    def test_a_folder_of_nothing_else_says_what_it_has(self, classify, folder):
+        (folder / "scans").mkdir()
+        (folder / "scans" / "a.psd").touch()
+        done = classify("scans")
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "scans: a folder without pictures; it has 1 .psd (convert to JPEG or PNG)" in done.stderr
+
+    @pytest.mark.parametrize("argument", ["album", "album/*"])
+    def test_a_name_that_is_no_utf8_is_classified(self, pictures, folder, argument):
+        name = os.fsdecode(b"album/caf\xe9.png")
+        try:
+            (folder / name).write_bytes((folder / "album/b.png").read_bytes())
+        except OSError:
+            pytest.skip("this file system refuses names that are no UTF-8")
+        (folder / "album/notes.txt").unlink()
+        done = in_a_process(argument, "--quiet")
+        assert (done.returncode, done.stderr) == (0, b"") and b"/caf" in done.stdout
+
+    def test_a_pipe_is_refused_and_never_opened(self, classify, pictures):
+        os.mkfifo("album/pipe.jpg")
+        done = classify("album/pipe.jpg")
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "album/pipe.jpg: a device, a pipe or a socket, not a file" in done.stderr
+        assert "1 device, pipe or socket (pipe.jpg)" in classify("album").stderr
+
+
 class TestFailures:
     def test_one_unreadable_picture_does_not_stop_the_others(self, classify, pictures):
         done = classify(*pictures[:2], "album/notes.txt", *pictures[2:])

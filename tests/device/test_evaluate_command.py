@@ -149,6 +149,18 @@ class TestJson:
         )
         assert {**alone, "milliseconds": {}} == {**together, "milliseconds": {}}
 
+    def test_folders_may_have_names_of_their_own(self, album, folder, colour_model, calibrated_card):
+        model = colour_model(calibrated_card)
+        expected = measured(album, "--model", model)
+        first, second, *_ = ALBUM
+        (folder / album / first).rename(folder / album / first.upper())
+        (folder / album / second).rename(folder / album / "n01440764")
+        (folder / "names.txt").write_text(f"n01440764\t{second}\n")
+        found = measured(album, "--model", model, "--classes", "names.txt")
+        assert (found["confusion"], found["images"]) == (expected["confusion"], expected["images"])
+        refused = evaluate(album, "--model", model)
+        assert refused.returncode == 2 and "folder 'n01440764' is not among" in refused.stderr
+
     def test_a_class_without_a_folder_is_still_an_answer(self, paint, colour_model, calibrated_card):
         paint("part", {"green": ["green", "red"], "blue": ["blue"]})
         done = evaluate("part", "--json", "--model", colour_model(calibrated_card))

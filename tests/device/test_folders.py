@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tgems_edge import formats
 from tgems_edge.data import read_labelled, read_unlabelled, refuse_splits
@@ -64,6 +65,14 @@ class TestPictures:
             "2 .heic (pip install 'tgems-edge[heif]'), 1 .cr2 (develop raw files to JPEG), "
             "1 .psd (convert to JPEG or PNG), 1 .svg (export as PNG)"
         )
+
+    def test_in_heic_are_opened_where_pillow_heif_is_installed(self, put):
+        heif = pytest.importorskip("pillow_heif")
+        root = put()
+        heif.from_pillow(Image.new("RGB", (16, 8), "teal")).save(root / "a.heic")
+        (path,) = find_pictures(root).paths
+        with Image.open(path, formats=formats.decoded_formats()) as picture:
+            assert picture.size == (16, 8)
 
     def test_in_heic_are_found_where_there_is_a_decoder(self, put, monkeypatch):
         monkeypatch.setattr(formats, "_has_decoder", lambda name: True)
@@ -248,8 +257,7 @@ class TestDataSets:
         folder = read_labelled(root, ("cat", "dog"))
         assert str(folder.left_out) == (
             "2 .psd (convert to JPEG or PNG), 1 folder of no class (fox), "
-            "1 picture beside the class folders, "
-            "1 side file (@eaDir)"
+            "1 picture beside the class folders, 1 side file (@eaDir)"
         )
         assert list(list_folders(root)[0]) == ["cat", "dog", "fox"]
 

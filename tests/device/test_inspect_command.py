@@ -80,7 +80,7 @@ class TestText:
             "exits": "block 4, class token, T-GEM, K 2",
             "precision": "fp32",
             "input": "pixels, uint8 (B, 6, 10, 3)",
-            "preprocessing": "squashed to 6x10, bilinear; mean 0 0 0, std 1 1 1",
+            "preprocessing": "squashed to 6x10, bilinear; mean 0 0 0, std 1 1 1; colour profiles ignored",
             "calibration": "none",
             "accuracy": "not measured",
             "parity": "rates within 0.0e+00 of PyTorch's, 100.0% equal labels on 3 pictures (plain colours)",

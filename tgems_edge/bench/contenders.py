@@ -19,6 +19,7 @@ from PIL import Image
 
 from tgems_edge.bench.tower_card import read_tower_card
 from tgems_edge.card import Card, noise_pixels
+from tgems_edge.decoding import Colour
 from tgems_edge.gate import check_structure
 from tgems_edge.images import decode, to_pixels
 from tgems_edge.model import Classifier
@@ -32,6 +33,8 @@ STAGES = ("decode", "resize", "inference", "postprocess")
 
 class Contender(ABC):
     """An opened file, and the three stages behind decoding."""
+
+    colour: Colour | None = None  # what is done about colour profiles
 
     @abstractmethod
     def resize(self, picture: Image.Image) -> NDArray[Any]:
@@ -52,6 +55,7 @@ class ModelFile(Contender):
     def __init__(self, classifier: Classifier):
         """An opened file."""
         self.classifier = classifier
+        self.colour = classifier.card.preprocessing.colour
 
     def resize(self, picture: Image.Image) -> NDArray[np.uint8]:
         """uint8 (H, W, 3); a graph that resizes takes the picture as it is."""
@@ -78,6 +82,7 @@ class FullTower(Contender):
         checked = check_structure(path, data_beside=True)
         self._session = open_session(checked, threads=threads, provider=provider)
         self._preprocessing = read_tower_card(self._session, str(path)).preprocessing
+        self.colour = self._preprocessing.colour
         mean, std = (np.array(v, np.float32) for v in (self._preprocessing.mean, self._preprocessing.std))
         self._scale, self._offset = 1 / (255 * std), mean / std
         self._input = self._session.get_inputs()[0].name
@@ -130,7 +135,7 @@ class Run:
 def run(contender: Contender, files: Sequence[bytes]) -> Run:
     """Labels the pictures in B files."""
     started = perf_counter()
-    decoded = [decode(data) for data in files]
+    decoded = [decode(data, colour=contender.colour) for data in files]
     decoded_at = perf_counter()
     inputs = [contender.resize(picture) for picture in decoded]
     resized_at = perf_counter()

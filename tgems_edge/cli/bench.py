@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tgems_edge.cli.model_file import Json, Provider, Quiet
+from tgems_edge.cli.model_file import Json, MaxPixels, Provider, Quiet
 from tgems_edge.cli.output import print_json, print_lines, report_error
 from tgems_edge.errors import InputError
 from tgems_edge.model import default_model
@@ -63,6 +63,7 @@ def bench(
         ),
     ] = None,
     provider: Provider = None,
+    max_pixels: MaxPixels = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -77,6 +78,7 @@ def bench(
     from tgems_edge.bench.album import draw_album, find_album
     from tgems_edge.bench.measure import FULL, Settings, measure
     from tgems_edge.cli.bench_table import as_lines, warnings
+    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.machine import physical_cores
     from tgems_edge.progress import Reporter
     from tgems_edge.session import choose_threads
@@ -88,6 +90,7 @@ def bench(
             f"--against {against}: no such file; give full, or the file of a full tower, which "
             "`python -m tgems_edge.bench.make_tower full ViT-B-32 full.onnx` makes on a workstation"
         )
+    set_limit(max_pixels)
     models = [*(files or []), *(model or [])] or [default_model()]
     settings = Settings(
         threads=tuple(dict.fromkeys(threads or [choose_threads(None) or physical_cores()])),

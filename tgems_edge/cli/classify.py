@@ -19,6 +19,7 @@ from tgems_edge.cli.model_file import (
     Batch,
     FastDecode,
     Json,
+    MaxPixels,
     Model,
     NoVerify,
     Provider,
@@ -79,6 +80,7 @@ def classify(
     fast_decode: FastDecode = False,
     timeout: Timeout = None,
     no_verify: NoVerify = False,
+    max_pixels: MaxPixels = None,
     quiet: Quiet = False,
 ) -> None:
     """Label pictures with a model file.
@@ -101,6 +103,7 @@ def classify(
         fast_decode=fast_decode,
         verify=not no_verify,
         timeout=timeout,
+        max_pixels=max_pixels,
     )
     card = classifier.card
     doubt = _check_doubt(card, coverage, sets, reject)
@@ -164,7 +167,7 @@ def _find_pictures(arguments: Iterable[str]) -> tuple[list[str], LeftOut]:
 
 def _open(name: str) -> Picture:
     if name == STDIN:
-        return sys.stdin.buffer.read() if sys.stdin else b""
+        return sys.stdin.buffer if sys.stdin else b""
     return Path(name)
 
 

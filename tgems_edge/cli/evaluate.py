@@ -14,6 +14,7 @@ from tgems_edge.cli.model_file import (
     Batch,
     FastDecode,
     Json,
+    MaxPixels,
     Model,
     NoVerify,
     Provider,
@@ -60,6 +61,7 @@ def evaluate(
     fast_decode: FastDecode = False,
     timeout: Timeout = None,
     no_verify: NoVerify = False,
+    max_pixels: MaxPixels = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model file: accuracy, calibration, coverage, time.
@@ -88,6 +90,7 @@ def evaluate(
         fast_decode=fast_decode,
         verify=not no_verify,
         timeout=timeout,
+        max_pixels=max_pixels,
     )
     reporter.say(description)
     given = read_class_list(classes).folders if classes else None

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from tgems_edge.cli.output import CLOSED, print_note, report_error
-from tgems_edge.errors import MissingDependency, TgemsError
+from tgems_edge.errors import MissingDependency, PictureWarning, TgemsError
 
 __all__ = ["OneLineErrors", "run"]
 
@@ -47,6 +47,8 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
     """Run a command line of `OneLineErrors`; end the process with its exit code."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries' warnings are for developers: python -W default
+        warnings.simplefilter("always", PictureWarning)
+        warnings.showwarning = _show_warning
     stdout_closed = sys.stdout is None
     _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -70,6 +72,11 @@ def _leave_what_does_not_end(ending: SystemExit) -> None:
     if background and background.is_any_left():
         _drop_unwritten()
         os._exit(ending.code if isinstance(ending.code, int) else 0)
+
+
+def _show_warning(message: object, *where: Any, **more: Any) -> None:
+    """Print a warning about a picture on one line; there are no others where this is used."""
+    print_note(f"warning: {message}")
 
 
 def _open_standard_streams() -> None:

@@ -195,7 +195,10 @@ def _preprocessing(made: Preprocessing) -> str:
         "squash": f"squashed to {size}",
     }
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (made.mean, made.std))
-    return f"{resized[made.resize_mode]}, {resampling(made)}; mean {mean}, std {std}"
+    profiles = "converted to sRGB" if made.colour else "ignored"
+    return (
+        f"{resized[made.resize_mode]}, {resampling(made)}; mean {mean}, std {std}; colour profiles {profiles}"
+    )
 
 
 def _worth(card: Card) -> dict[str, str]:

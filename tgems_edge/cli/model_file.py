@@ -13,7 +13,8 @@ import typer
 from tgems_edge.model import Classifier, built_in_model, default_model
 
 __all__ = [
-    *("Batch", "FastDecode", "Json", "Model", "NoVerify", "Provider", "Quiet", "Threads", "Timeout"),
+    *("Batch", "FastDecode", "IgnoreIcc", "Json", "MaxPixels", "Model", "NoVerify", "Provider", "Quiet"),
+    *("Threads", "Timeout"),
     "open_model",
 ]
 
@@ -53,6 +54,22 @@ Timeout = Annotated[
         help="Give up on a file that takes longer to load, or longer to answer. Default: never.",
     ),
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="COUNT",
+        help="Refuse pictures of more pixels, and files larger than these explain. Default: "
+        "$TGEMS_MAX_PIXELS, else 52 million.",
+    ),
+]
+IgnoreIcc = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-icc",
+        help="Leave colour profiles alone, exactly as open_clip does. Default: convert to sRGB.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
 
 
@@ -64,6 +81,7 @@ def open_model(
     fast_decode: bool = False,
     verify: bool = True,
     timeout: float | None = None,
+    max_pixels: int | None = None,
 ) -> tuple[Classifier, str]:
     """The file that was named, or the default, and a line that says which it is and what runs it.
 
@@ -78,6 +96,7 @@ def open_model(
         fast_decode=fast_decode,
         verify=verify,
         timeout=math.inf if timeout is None else timeout,
+        max_pixels=max_pixels,
     )
     named = "built-in demo file" if path == built_in_model() else str(path)
     size = f"{path.stat().st_size / 1e6:.1f} MB"

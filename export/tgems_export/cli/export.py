@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.cli.output import print_json, print_lines
 from tgems_edge.errors import InputError
 from tgems_edge.printable import shortened
@@ -120,6 +121,8 @@ def export(
         bool, typer.Option("--list-models", help="Which of open_clip's architectures can be cut, and stop.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines on standard output.")] = False,
+    ignore_icc: IgnoreIcc = False,
+    max_pixels: MaxPixels = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
     ] = False,
@@ -132,6 +135,7 @@ def export(
 
     Example: tgems-edge export --layer 5 --head heads/ --output model.onnx
     """
+    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.prompts import read_class_file
     from tgems_export.exporting.drafts import Dynamics, Form
@@ -139,6 +143,7 @@ def export(
     from tgems_export.exporting.quantization.search import Limits
     from tgems_export.outputs import check_output_file
 
+    set_limit(max_pixels)
     reporter = Reporter(quiet=quiet)
     if list_models:
         _list_models(reporter, as_json)
@@ -152,7 +157,15 @@ def export(
     _check_range("--max-label-flips", max_label_flips, 100)
     _check_range("--budget", budget, 1)
     check_output_file(output, overwrite=overwrite)
-    loaded = load_exits(layers, head, encoder, pretrained, listed.names if listed else None, head_kind)
+    loaded = load_exits(
+        layers,
+        head,
+        encoder,
+        pretrained,
+        listed.names if listed else None,
+        head_kind,
+        ignore_profiles=ignore_icc,
+    )
     form = Form(
         input=input_,
         precision=precision,
@@ -224,6 +237,7 @@ def _as_json(frozen: Frozen, seconds: float) -> dict[str, Any]:
         "classes": card.classes,
         "classes_not_trained": card.classes_not_trained,
         "input": card.input,
+        "colour": card.preprocessing.colour,
         "precision": card.precision,
         "exits": card.exit_layers,
         "quantisation": card.quantisation and dataclasses.asdict(card.quantisation),

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.cli.output import print_lines
 
 if TYPE_CHECKING:
+    from tgems_edge.decoding import Colour
     from tgems_export.study.report import Report
 
-UNRECORDED = {"overwrite", "quiet"}  # change no figure
-OF_NOISE = {"data", "noise", "encoder", "pretrained", "out", *UNRECORDED}
+UNRECORDED = {"overwrite", "quiet", "max_pixels"}  # change no figure
+OF_NOISE = {"data", "noise", "encoder", "pretrained", "out", "ignore_icc", *UNRECORDED}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -51,6 +53,8 @@ def study(
     ] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report.")] = Path("study"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another study.")] = False,
+    ignore_icc: IgnoreIcc = False,
+    max_pixels: MaxPixels = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
     ] = False,
@@ -67,6 +71,7 @@ def study(
 
     Example: tgems-edge study pictures/ --epochs 30 --out study/
     """
+    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.devices import choose_device
     from tgems_export.encoders.encoder import load_encoder
@@ -78,14 +83,16 @@ def study(
     from tgems_export.study.report import make_report
 
     check_output_folder(out)
+    set_limit(max_pixels)
     reporter = Reporter(quiet=quiet)
+    colour: Colour | None = None if ignore_icc else "srgb"
     if noise:
         _refuse_all_but_noise(context)
-        clip = load_encoder(encoder, pretrained)
+        clip = load_encoder(encoder, pretrained, colour=colour)
         command = _typed(context)
         _show(make_noise_report(clip, data, out, reporter, command=command, overwrite=overwrite))
         return
-    clip = load_encoder(encoder, pretrained, device=choose_device(device))
+    clip = load_encoder(encoder, pretrained, device=choose_device(device), colour=colour)
     folders = Folders(data, calibration, evaluation, new_names, others)
     plan = Plan(k=k, epochs=epochs, seeds=seeds, layer=layer)
     report = make_report(

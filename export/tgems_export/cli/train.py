@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.cli.output import print_lines
 from tgems_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from tgems_edge.decoding import Colour
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -64,6 +68,8 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace heads that were trained otherwise.")
     ] = False,
+    ignore_icc: IgnoreIcc = False,
+    max_pixels: MaxPixels = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
     ] = False,
@@ -76,6 +82,7 @@ def train(
     Example: tgems-edge train pictures/ --layer 3 --layer 5 --encoder ViT-B-32 --pretrained openai
     """
     from tgems_edge.data import read_labelled, read_unlabelled, refuse_splits, report_left_out
+    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.devices import choose_device
     from tgems_export.encoders.encoder import load_encoder
@@ -92,6 +99,7 @@ def train(
             owner = next(other.title for other in KINDS.values() if name in other.settings.options)
             raise InputError(f"--{name}: of a {owner} only; leave it out with{kind.option}")
     check_output_folder(out)
+    set_limit(max_pixels)
     reporter = Reporter(quiet=quiet)
     listed = read_class_file(classes) if classes else None
     if labels == "teacher":
@@ -111,7 +119,8 @@ def train(
         pool=pool,
         head=kind.make_settings(seed=seed, **options),
     )
-    clip = load_encoder(encoder, pretrained, device=choose_device(device))
+    colour: Colour | None = None if ignore_icc else "srgb"
+    clip = load_encoder(encoder, pretrained, device=choose_device(device), colour=colour)
     print_lines(train_heads(clip, folder, settings, out, reporter, overwrite=overwrite))
     command = f"tgems-edge export --layer {settings.layers[-1]}{kind.option} --head {shlex.quote(str(out))}"
     reporter.say(f"next: {command}")

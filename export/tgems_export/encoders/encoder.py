@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tgems_edge.card import EncoderId
+from tgems_edge.decoding import Colour
 from tgems_edge.errors import EncoderError
 from tgems_edge.images import Preprocessing
 from tgems_export.encoders.checkpoints.loading import (
@@ -45,6 +46,7 @@ class Encoder:
     transform: PreprocessCfg  # open_clip's own settings, from which `preprocessing` was read
     device: torch.device
     licence: str  # terms of the weights
+    colour: Colour | None = "srgb"  # what is done about colour profiles; None: ignored, as open_clip does
 
     @property
     def blocks(self) -> int:
@@ -68,6 +70,7 @@ class Encoder:
             fill_color=config.fill_color,
             mean=tuple(config.mean),
             std=tuple(config.std),
+            colour=self.colour,
         )
 
     @torch.no_grad()
@@ -123,7 +126,12 @@ class Encoder:
 
 
 def load_encoder(
-    name: str = DEMO, pretrained: str | None = None, *, device: torch.device | None = None, seed: int = 0
+    name: str = DEMO,
+    pretrained: str | None = None,
+    *,
+    device: torch.device | None = None,
+    seed: int = 0,
+    colour: Colour | None = "srgb",
 ) -> Encoder:
     """Loads a CLIP.
 
@@ -133,6 +141,7 @@ def load_encoder(
             like a tag, or `random`.
         device: where it runs; default CPU.
         seed: of the random weights.
+        colour: `srgb` converts pictures with a colour profile; None ignores profiles, as open_clip does.
 
     Raises:
         EncoderError: unknown name or tag, weights that cannot be had or do not fit, or a tower that
@@ -160,6 +169,7 @@ def load_encoder(
         transform=transform,
         device=device,
         licence=_licence(identity),
+        colour=colour,
     )
 
 

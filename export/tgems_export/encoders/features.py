@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,12 +66,7 @@ def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) 
     """
     total = len(folder.names)
     members = [range(start, min(total, start + CHUNK)) for start in range(0, total, CHUNK)]
-    chunks = _find_chunks(encoder, folder, members, reporter)
-    missing = {
-        chunk: wanted
-        for chunk, wanted in zip(chunks, members, strict=True)
-        if not _is_complete(chunk, encoder, wanted)
-    }
+    missing, chunks = _find_chunks(encoder, folder, members, reporter)
     if missing:
         what = f"{encoder.id.name} on {folder.root}"
         done = total - sum(map(len, missing.values()))
@@ -87,21 +83,35 @@ def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) 
 
 
 def _key(encoder: Encoder, folder: ImageFolder) -> str:
-    parts = [CACHE_VERSION, encoder.id.sha256, dataclasses.asdict(encoder.preprocessing), folder.sha256]
+    made = {
+        name: value for name, value in dataclasses.asdict(encoder.preprocessing).items() if value is not None
+    }
+    parts = [CACHE_VERSION, encoder.id.sha256, made, folder.sha256]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _find_chunks(
-    encoder: Encoder, folder: ImageFolder, members: list[range], reporter: Reporter
-) -> tuple[Path, ...]:
-    """Files of the cache; one that is complete is read even where it cannot be written."""
+    encoder: Encoder, folder: ImageFolder, members: Sequence[range], reporter: Reporter
+) -> tuple[dict[Path, range], tuple[Path, ...]]:
+    """Return the files of the cache that are missing or do not hold, with their pictures, and all files.
+
+    A cache that is complete is read even where it cannot be written.
+    """
     names = [f"features/{_key(encoder, folder)}/{wanted.start:09d}.safetensors" for wanted in members]
+
+    def look(root: Path) -> tuple[dict[Path, range], tuple[Path, ...]]:
+        chunks = tuple(root / name for name in names)
+        pairs = zip(chunks, members, strict=True)
+        return {chunk: wanted for chunk, wanted in pairs if not _is_complete(chunk, encoder, wanted)}, chunks
+
+    kept: Path | None = None
     with suppress(InputError):  # no home
-        kept = tuple(cache_root() / name for name in names)
-        if all(_is_complete(chunk, encoder, wanted) for chunk, wanted in zip(kept, members, strict=True)):
-            return kept
+        kept = cache_root()
+        missing, chunks = look(kept)
+        if not missing:
+            return missing, chunks
     root = usable_cache(reporter)
-    return tuple(root / name for name in names)
+    return (missing, chunks) if root == kept else look(root)
 
 
 def _is_complete(chunk: Path, encoder: Encoder, members: range) -> bool:

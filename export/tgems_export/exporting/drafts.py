@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from tgems_edge.card import Dynamic, Parity, Quantisation
+from tgems_edge.decoding import Colour
 from tgems_edge.errors import DataError, ImageError, InputError
 from tgems_edge.images import decode, read_pixels
 from tgems_edge.progress import Reporter
@@ -268,7 +269,9 @@ def _check_parity(
     parity = compare(*what, drawn, "drawn from a seed, all aspect ratios", precision)
     if real := given.measures or given.calibrates:
         paths = real.paths[:: -(-len(real.paths) * exits // COMPARED_PICTURES)]
-        counted = _counted(_decoded(paths), len(paths), reporter)  # one batch in memory at a time
+        counted = _counted(
+            _decoded(paths, exit_.encoder.colour), len(paths), reporter
+        )  # one batch in memory at a time
         of = "of --data" if given.measures else "of --calibration"
         if readable := next(counted, None):
             given_ones = chain([readable], counted)
@@ -276,11 +279,11 @@ def _check_parity(
     return parity
 
 
-def _decoded(paths: Iterable[Path]) -> Iterator[Image.Image]:
+def _decoded(paths: Iterable[Path], colour: Colour | None) -> Iterator[Image.Image]:
     """Those pictures that can be read; who needs them all says which cannot."""
     for path in paths:
         with suppress(ImageError):
-            yield decode(path)
+            yield decode(path, colour=colour)
 
 
 def _counted(pictures: Iterable[Image.Image], total: int, reporter: Reporter) -> Iterator[Image.Image]:

@@ -78,6 +78,8 @@ def load_exits(
     pretrained: str | None,
     classes: Sequence[str] | None,
     head_kind: HeadKindName = "tgem",
+    *,
+    ignore_profiles: bool = False,
 ) -> list[Exit]:
     """Loads the heads of one or several exits, and the encoder they belong to.
 
@@ -88,6 +90,7 @@ def load_exits(
         pretrained: its weights; default those the heads were trained on.
         classes: names for the tables; default those the heads were trained on.
         head_kind: which of the two kinds of head.
+        ignore_profiles: ignore colour profiles, however the heads were trained; default as they were trained.
 
     Raises:
         InputError: layers that do not increase.
@@ -119,6 +122,14 @@ def load_exits(
             raise HeadError(f"{path}: a head for layer {card.layer}, not {layer}; give --layer {card.layer}")
         if (card.classes, card.templates) != (loaded[0][1].classes, loaded[0][1].templates):
             raise HeadError(f"{path}: trained on other classes or templates than {files[0]}; train it again")
+        if not ignore_profiles and card.preprocessing.colour != loaded[0][1].preprocessing.colour:
+            raise HeadError(
+                f"{path}: colour profiles were not treated as for {files[0]}; train it again or give "
+                "--ignore-icc"
+            )
+    # The demo heads were trained on pictures without profiles: they are right for either.
+    trained_colour = "srgb" if folder in NAMED_HEADS.values() else loaded[0][1].preprocessing.colour
+    clip = dataclasses.replace(clip, colour=None if ignore_profiles else trained_colour)
     names = tuple(classes or loaded[0][1].classes)
     text = class_embeddings(encode_prompts(clip, names, loaded[0][1].templates))
     return [

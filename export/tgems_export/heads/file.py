@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -205,7 +205,7 @@ def load_head(path: Path, encoder: Encoder, kind: HeadKindName = DEFAULT_KIND) -
             f"{path}: trained on {card.encoder.name} with weights {card.encoder.sha256[:12]}, not on "
             f"{encoder.id.name} with weights {encoder.id.sha256[:12]}; train a head for this encoder"
         )
-    if card.preprocessing != encoder.preprocessing:
+    if replace(card.preprocessing, colour=encoder.colour) != encoder.preprocessing:
         raise HeadError(
             f"{path}: trained on pictures that were resized or normalised otherwise than {encoder.id.name} "
             f"({encoder.id.pretrained}) has it now; train a head for this encoder"

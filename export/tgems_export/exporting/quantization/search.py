@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from tgems_edge.errors import AccuracyError, DataError, ImageError
-from tgems_edge.images import Preprocessing, read_pixels
+from tgems_edge.images import Preprocessing, decode, to_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT
 from tgems_export.exporting.quantization.equalisation import equalise
@@ -66,11 +67,15 @@ def read_calibrating(
         for path in chosen:
             task.advance(1)
             try:
-                pixels = read_pixels(path, preprocessing)
+                picture = decode(path, colour=preprocessing.colour)
+                pixels = to_pixels(picture, preprocessing)
             except ImageError as error:
                 reporter.leave_out(error)
                 continue
-            if np.ptp(pixels) > 0:
+            extremes: Any = (
+                picture.getextrema()
+            )  # of the picture itself: its padding may be of another colour
+            if any(low < high for low, high in extremes):
                 different.add(pixels.tobytes())
             read.append(pixels)
     if len(different) < LEAST_PICTURES:
