@@ -14,7 +14,7 @@ from tgems_edge.card import Quantisation
 from tgems_edge.cli import app
 from tgems_edge.doctor import probe
 from tgems_edge.doctor.checks import check
-from tgems_edge.doctor.examination import Examination
+from tgems_edge.doctor.diagnosis import Diagnosis
 from tgems_edge.doctor.probe import Failure, ModelFacts, Runtime, try_runtime
 from tgems_edge.machine import describe, observe
 from tgems_edge.model import built_in_model
@@ -279,8 +279,8 @@ class TestCommand:
         def doctor(*arguments):
             root = machine("raspberry_pi_4")
             looked = describe(root), observe(root), WELL
-            examination = Examination(*looked, tuple(check(*looked)))
-            monkeypatch.setattr("tgems_edge.cli.doctor.examine", lambda model: examination)
+            diagnosis = Diagnosis(*looked, tuple(check(*looked)))
+            monkeypatch.setattr("tgems_edge.cli.doctor.diagnose", lambda model: diagnosis)
             return CliRunner().invoke(app, ["doctor", *arguments], catch_exceptions=False)
 
         return doctor

@@ -14,7 +14,7 @@ import typer
 
 from tgems_edge.cli.output import print_json, writing_results
 from tgems_edge.doctor.checks import Check
-from tgems_edge.doctor.examination import Examination, examine
+from tgems_edge.doctor.diagnosis import Diagnosis, diagnose
 from tgems_edge.errors import ModelFileError
 from tgems_edge.printable import printable
 from tgems_edge.progress import open_console
@@ -45,21 +45,21 @@ def doctor(
     """
     if model is not None and not model.is_file():
         raise ModelFileError(f"{model}: no such model file; check its name")
-    examination = examine(model)
+    diagnosis = diagnose(model)
     if as_json:
-        print_json(_as_json(examination))
+        print_json(_as_json(diagnosis))
     else:
-        _print(examination.findings if quiet else examination.checks)
-    if examination.findings:
+        _print(diagnosis.findings if quiet else diagnosis.checks)
+    if diagnosis.findings:
         raise typer.Exit(FINDING)
 
 
-def _as_json(examination: Examination) -> dict[str, object]:
+def _as_json(diagnosis: Diagnosis) -> dict[str, object]:
     return {
-        "machine": asdict(examination.machine),
-        "conditions": asdict(examination.conditions),
-        "runtime": asdict(examination.runtime),
-        "findings": [asdict(finding) for finding in examination.findings],
+        "machine": asdict(diagnosis.machine),
+        "conditions": asdict(diagnosis.conditions),
+        "runtime": asdict(diagnosis.runtime),
+        "findings": [asdict(finding) for finding in diagnosis.findings],
     }
 
 

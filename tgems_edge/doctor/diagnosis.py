@@ -9,11 +9,11 @@ from tgems_edge.doctor.checks import Check, check
 from tgems_edge.doctor.probe import Runtime, try_runtime
 from tgems_edge.machine import Conditions, Machine, describe, observe
 
-__all__ = ["Examination", "examine"]
+__all__ = ["Diagnosis", "diagnose"]
 
 
 @dataclass(frozen=True)
-class Examination:
+class Diagnosis:
     """Everything that was found out."""
 
     machine: Machine
@@ -27,11 +27,11 @@ class Examination:
         return [check for check in self.checks if check.fix]
 
 
-def examine(model: Path | None = None) -> Examination:
+def diagnose(model: Path | None = None) -> Diagnosis:
     """Looks at this machine, and tries its onnxruntime on a model.
 
     Args:
         model: the file; default as for every command.
     """
     machine, conditions, runtime = describe(), observe(), try_runtime(model)
-    return Examination(machine, conditions, runtime, tuple(check(machine, conditions, runtime)))
+    return Diagnosis(machine, conditions, runtime, tuple(check(machine, conditions, runtime)))
