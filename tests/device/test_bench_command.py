@@ -1,4 +1,4 @@
-"""`tgems-edge bench`: what it measures, in turn and in processes of its own, and what it says of the rest."""
+"""`tgems-edge bench`: interleaved runs, start-up in child processes, the printed tables, and errors."""
 
 import json
 import random
@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tgems_edge.bench import cold_start
-from tgems_edge.bench.pictures import draw_pictures, pictures_from_folder
 from tgems_edge.bench.candidates import Candidate
+from tgems_edge.bench.pictures import draw_pictures, pictures_from_folder
 from tgems_edge.bench.report import Platform, Quantiles
 from tgems_edge.bench.steady_state import run_interleaved
 from tgems_edge.card import Sample
@@ -30,7 +30,7 @@ QUIET = Reporter(quiet=True)
 
 
 def bench(*arguments):
-    """The finished command; any exception but the command's own end fails the test."""
+    """Return the finished command; an exception other than the command's exit fails the test."""
     options = ["--seconds", "0.2", "--threads", "1", *map(str, arguments)]
     return CliRunner().invoke(app, ["bench", *options], catch_exceptions=False)
 
@@ -42,13 +42,13 @@ def folder(tmp_path, monkeypatch):
 
 
 def with_sample(card, rates):
-    """A card whose sample is a picture of noise with these rates."""
+    """Return a card whose only sample is a noise picture with these rates."""
     return replace(card, samples=(Sample("noise", "1", "cd" * 32, "cd" * 32, rates),))
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Of the built-in file beside a copy of itself."""
+    """Return the report of the built-in file and a copy of it."""
     copy = shutil.copy(built_in_model(), tmp_path_factory.mktemp("models") / "copy.onnx")
     done = bench(built_in_model(), "--model", copy, "--batch", 1, "--batch", 3, "--json", "--quiet")
     assert done.exit_code == 0
@@ -235,7 +235,7 @@ class TestBadInput:
         done = bench(colour_model(card), "--against", "full")
         assert (done.exit_code, done.stdout) == (2, "")
         said = done.stderr.splitlines()[-1]
-        assert "is not loaded on a file's word; if you trust it: " in said
+        assert "is not loaded automatically; if you trust it: " in said
         assert f"make_tower full {shlex.quote(encoder)} full.onnx" in said
 
 
@@ -259,7 +259,7 @@ class TestFreshProcesses:
 
 
 class Sleeper(Candidate):
-    """Takes its time, and remembers what it was given."""
+    """A candidate that sleeps for a given time and records its inputs."""
 
     def __init__(self, seconds):
         self.seconds, self.seen = seconds, []
@@ -306,14 +306,13 @@ class TestFigures:
         assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
         assert len({path.read_bytes() for path in one}) == len(one) == 8
 
-    def test_an_album_goes_round(self, folder, draw):
+    def test_pictures_start_over_when_all_were_taken(self, folder, draw):
         for seed in range(3):
             draw(seed, 20, 20).save(folder / f"{seed}.png")
-        album = pictures_from_folder(folder, QUIET)
-        taken = album.take(7)
+        taken = pictures_from_folder(folder, QUIET).take(7)
         assert sorted(taken[:3]) == sorted(taken[3:6]) and taken[6] == taken[0]
 
-    def test_an_album_of_which_nothing_can_be_read_is_refused(self, folder):
+    def test_a_folder_of_unreadable_pictures_is_refused(self, folder):
         (folder / "picture.png").write_bytes(b"no picture")
         with pytest.raises(DataError, match="none of the pictures can be read"):
             pictures_from_folder(folder, QUIET).take(1)

@@ -69,8 +69,8 @@ def check_encoder_name(encoder: str) -> None:
             "--against full: the model's card has an encoder name that cannot be right; export it again"
         )
     raise InputError(
-        f"--against full: the model's card names the encoder {encoder}, which is not part of open_clip, so it "
-        f"is not loaded automatically; if you trust it, run {line}, then --against full.onnx"
+        f"--against full: the model's card names the encoder {encoder}, which is not part of open_clip and "
+        f"is not loaded automatically; if you trust it: {line}, then --against full.onnx"
     )
 
 

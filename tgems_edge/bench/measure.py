@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tgems_edge import __version__
-from tgems_edge.bench.pictures import PictureCycle
 from tgems_edge.bench.cold_start import FileProbe, MeasuredFile, measure_starts, probe
 from tgems_edge.bench.make_tower import check_encoder_name, make_tower
+from tgems_edge.bench.pictures import PictureCycle
 from tgems_edge.bench.report import (
     SCHEMA_VERSION,
     CardFacts,

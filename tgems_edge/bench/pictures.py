@@ -20,8 +20,8 @@ __all__ = ["PictureCycle", "draw_pictures", "pictures_from_folder"]
 
 DRAWN = 8  # pictures
 SIZE = 640, 480  # pixels; a common camera resolution
-# Pixels per step of the coarse and of the fine noise, and the weight of the fine noise. With these, a JPEG has
-# as many bytes as a photograph of its size.
+# Pixels per step of the coarse and of the fine noise, and the weight of the fine noise: a JPEG of this noise
+# has as many bytes as a photograph.
 COARSE, FINE, GRAIN = 40, 4, 0.15
 QUALITY = 90
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 
-from tgems_edge.bench.pictures import PictureCycle
 from tgems_edge.bench.candidates import STAGES, Candidate, Run, run
+from tgems_edge.bench.pictures import PictureCycle
 from tgems_edge.bench.report import ExitRuns, Quantiles, Stages
 
 __all__ = ["Runs", "run_interleaved"]

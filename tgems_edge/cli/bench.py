@@ -75,8 +75,8 @@ def bench(
 
     Example: tgems-edge bench model.onnx --threads 1 --threads 4 --batch 1 --batch 16 --seconds 5
     """
-    from tgems_edge.bench.pictures import draw_pictures, pictures_from_folder
     from tgems_edge.bench.measure import FULL, Settings, measure
+    from tgems_edge.bench.pictures import draw_pictures, pictures_from_folder
     from tgems_edge.cli.bench_table import as_lines, warnings
     from tgems_edge.decoding.limits import set_limit
     from tgems_edge.machine import physical_cores

@@ -1,6 +1,6 @@
-"""`tgems-edge doctor`: is this machine fit to run a model file?
+"""`tgems-edge doctor`: check whether this machine is fit to run a model file.
 
-Nothing here needs numpy, so that a machine where that is broken is told so as well.
+This module does not import numpy, so that it can report a broken numpy.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def doctor(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what was found to be wrong.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print findings only.")] = False,
 ) -> None:
-    """Look whether this machine is fit to run a model file.
+    """Check whether this machine is fit to run a model file.
 
-    onnxruntime is imported and the model loaded and run once in another process, so a runtime that crashes,
-    hangs or is missing is explained too. Each finding comes with its fix; the exit code is 1 if there is one.
+    Another process imports onnxruntime, loads the model and runs it once, so a runtime that crashes, hangs
+    or is missing is explained too. Each finding comes with its fix. The exit code is 1 if there are any.
 
     Example: tgems-edge doctor model.onnx
     """
@@ -64,7 +64,7 @@ def _as_json(diagnosis: Diagnosis) -> dict[str, object]:
 
 
 def _print(checks: Sequence[Check]) -> None:
-    """A line for each; rich honours NO_COLOR and terminals without colours."""
+    """Print a line for each check; rich respects NO_COLOR and terminals without colours."""
     console = open_console(stderr=False)
     width = max((len(check.name) for check in checks), default=0)
     with writing_results():

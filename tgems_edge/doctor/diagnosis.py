@@ -1,4 +1,4 @@
-"""A machine, its runtime and a model, looked at once."""
+"""The whole diagnosis: machine, runtime and model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Diagnosis", "diagnose"]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found out."""
+    """State of a machine and its runtime, with the checks made on them."""
 
     machine: Machine
     conditions: Conditions
@@ -23,15 +23,15 @@ class Diagnosis:
 
     @property
     def findings(self) -> list[Check]:
-        """The checks that found something wrong."""
+        """Return the checks that found a fault."""
         return [check for check in self.checks if check.fix]
 
 
 def diagnose(model: Path | None = None) -> Diagnosis:
-    """Looks at this machine, and tries its onnxruntime on a model.
+    """Read this machine, run a model with its onnxruntime, and check both.
 
     Args:
-        model: the file; default as for every command.
+        model: the model file; default: the one that every command uses.
     """
     machine, conditions, runtime = describe(), observe(), try_runtime(model)
     return Diagnosis(machine, conditions, runtime, tuple(check(machine, conditions, runtime)))
