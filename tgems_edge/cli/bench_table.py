@@ -103,8 +103,8 @@ def _legend(report: Report) -> list[str]:
         "megapixels. Outliers are kept; with fewer than 100 runs, p99 is the slowest. FPS: pictures per "
         "second.",
         f"Start: {starts} new processes with {parameters.threads[0]} threads, from the start of Python to "
-        "the first label. Session and first run are parts of it. Memory is the resident memory of a process with "
-        "one file.",
+        "the first label. Session and first run are parts of it. Memory is the resident memory of a "
+        "process with one file.",
     ]
     if baselines:
         parts.append(
