@@ -87,6 +87,7 @@ built-in: packs-given $(VENV)/.dev build/pictures/.unpacked
 	$(BIN)/python benchmarks/demo_clip.py $(CIFAR10)-val build/pictures/tiny-imagenet-200-val
 	$(BIN)/python benchmarks/training_time.py $(CIFAR10)-train
 	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/render.py
 	$(BIN)/python benchmarks/readme.py
 
 # Measures the method on both data sets; OTHERS is a folder of pictures that show none of the classes.

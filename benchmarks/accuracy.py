@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py TRAIN VALIDATION
 
 TRAIN and VALIDATION are image folders; the validation pictures only measure. Sampling draws S pictures
-a class from TRAIN, five times. Four minutes on two cores once the activations of TRAIN are cached.
-Writes benchmarks/results/accuracy.md.
+a class from TRAIN, five times. Four minutes on two cores once the activations of TRAIN are cached. Expect
+accuracy to rise with depth up to that of the full CLIP, and ONNX labels equal to PyTorch's.
 """
 
 from __future__ import annotations
@@ -15,116 +15,121 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from report import write_report
+from measuring.files import OPSET
+from measuring.options import Quick
+from measuring.result import save
+from numpy.typing import NDArray
+from torch import Tensor
 
 from tgems_edge.data import read_labelled
 from tgems_edge.images import decode, to_pixels
+from tgems_edge.metrics import top_accuracy
 from tgems_edge.progress import Reporter
-from tgems_edge.rates import class_rates, top_k
+from tgems_edge.rates import class_rates
 from tgems_edge.session import INPUT, open_session
-from tgems_export.encoder import load_encoder
+from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.features import compute_features
 from tgems_export.freeze import DEMO_HEADS
 from tgems_export.graph import ExitGraph, to_onnx
 from tgems_export.head import head_file, load_head
 from tgems_export.prompts import class_embeddings, encode_prompts
-from tgems_export.study.rivals import sampling
+from tgems_export.study.rivals import FORMS, sampling
 
 SAMPLES = 100  # a class
 DRAWS = 5
-PLAIN = ("a photo of a {}.",)
+PLAIN_PROMPT = ("a photo of a {}.",)
+
+
+def sampling_accuracies(
+    known: Tensor, known_labels: Tensor, activations: Tensor, labels: NDArray[np.int64]
+) -> dict[str, dict[str, float]]:
+    """Mean and spread of the sampling baseline over several draws, by form of the rate.
+
+    Args:
+        known: activations (n, D) to draw from.
+        known_labels: (n,).
+        activations: (B, D) to measure on.
+        labels: (B,).
+    """
+    found: dict[str, list[float]] = {form: [] for form in FORMS}
+    for seed in range(DRAWS):
+        moments = sampling(known, known_labels, SAMPLES, seed)
+        for form, accuracies in found.items():
+            rates = class_rates(activations, *moments, form=form, log2=torch.log2)
+            accuracies.append(top_accuracy(rates.numpy(), labels, 1))
+    return {
+        form: {"mean": float(np.mean(shares)), "spread": float(np.std(shares))}
+        for form, shares in found.items()
+    }
+
+
+def onnx_rates(graph: ExitGraph, pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Rates (B, C) of a graph in onnxruntime."""
+    session = open_session(to_onnx(graph, size, OPSET).SerializeToString())
+    batches = np.array_split(pixels, 50)
+    return np.concatenate([session.run(["rates"], {INPUT: batch})[0] for batch in batches])
+
+
+def torch_activations(encoder: Encoder, pixels: NDArray[np.uint8], layer: int, pool: str) -> Tensor:
+    """Activations (B, D) behind a block in PyTorch."""
+    batches = np.array_split(pixels, 20)
+    return torch.cat([encoder.exit_activation(encoder.normalise(b), layer, pool) for b in batches])
 
 
 def main(
     train: Annotated[Path, typer.Argument(help="Image folder the heads were trained on.")],
     validation: Annotated[Path, typer.Argument(help="Image folder to measure on.")],
     heads: Annotated[Path, typer.Option(help="Folder of head files.")] = DEMO_HEADS,
+    quick: Quick = False,
 ) -> None:
-    """Measure every exit."""
+    """Measure every exit; quickly, the first."""
     reporter = Reporter()
     encoder = load_encoder()
     known, unseen = read_labelled(train), read_labelled(validation)
     known_features = compute_features(encoder, known, reporter)
     features = compute_features(encoder, unseen, reporter)
     known_labels = torch.from_numpy(known.labels[known_features.indices])
-    labels = torch.from_numpy(unseen.labels[features.indices])
+    labels = unseen.labels[features.indices]
     pixels = np.stack([to_pixels(decode(unseen.path(i)), encoder.preprocessing) for i in features.indices])
 
     rows = []
-    for layer in range(1, encoder.blocks + 1):
+    for layer in range(1, 2 if quick else encoder.blocks + 1):
         head, card = load_head(head_file(heads, layer), encoder)
         text = class_embeddings(encode_prompts(encoder, unseen.classes, card.templates))
-        activations = torch.cat(
-            [
-                encoder.exit_activation(encoder.normalise(batch), layer, card.pool)
-                for batch in np.array_split(pixels, 20)
-            ]
-        )
+        activations = torch_activations(encoder, pixels, layer, card.pool)
         rates = head.rates(activations, text).numpy()
-        session = open_session(
-            to_onnx(
-                ExitGraph(encoder, layer, card.pool, head, text), encoder.preprocessing.size, 18
-            ).SerializeToString()
+        in_onnx = onnx_rates(
+            ExitGraph(encoder, layer, card.pool, head, text), pixels, encoder.preprocessing.size
         )
-        onnx_rates = np.concatenate(
-            [session.run(["rates"], {INPUT: b})[0] for b in np.array_split(pixels, 50)]
-        )
-        baseline = {form: [] for form in ("paper", "gaussian")}
         known_activations = known_features.activations(layer, card.pool)
-        for seed in range(DRAWS):
-            moments = sampling(known_activations, known_labels, SAMPLES, seed)
-            for form, accuracies in baseline.items():
-                sampled = class_rates(activations, *moments, form=form, log2=torch.log2)
-                accuracies.append(accuracy(sampled.numpy(), labels))
         rows.append(
-            [
-                layer,
-                card.pool,
-                percent(accuracy(rates, labels)),
-                percent(accuracy(rates, labels, top=3)),
-                *(f"{percent(np.mean(found))} ± {100 * np.std(found):.1f}" for found in baseline.values()),
-                f"{np.sum(onnx_rates.argmin(1) == rates.argmin(1))} / {len(labels)}",
-                f"{np.abs(onnx_rates - rates).max():.1e}",
-            ]
+            {
+                "exit": layer,
+                "pool": card.pool,
+                "top1": top_accuracy(rates, labels, 1),
+                "top3": top_accuracy(rates, labels, 3),
+                "sampling": sampling_accuracies(known_activations, known_labels, activations, labels),
+                "equal_labels": int((in_onnx.argmin(1) == rates.argmin(1)).sum()),
+                "pictures": len(labels),
+                "rate_difference": float(np.abs(in_onnx - rates).max()),
+            }
         )
-        reporter.say(" | ".join(map(str, rows[-1])))
+        reporter.say(f"exit {layer}: {rows[-1]['top1']:.3f}")
 
     zero_shot = []
-    for templates in (PLAIN, card.templates):
+    for templates in (PLAIN_PROMPT, card.templates):
         text = class_embeddings(encode_prompts(encoder, unseen.classes, templates))
-        zero_shot.append(accuracy(-(features.embeddings() @ text.T).numpy(), labels))
-    write_report(
-        "accuracy",
-        "Accuracy of every exit",
-        f"python benchmarks/accuracy.py {train.name} {validation.name}",
-        f"Top-1 in per cent on {len(labels)} pictures that neither trained nor chose anything; heads trained "
-        f"on {card.pictures} pictures. Sampling: moments of {SAMPLES} pictures a class on the raw "
-        f"activation, mean and spread of {DRAWS} draws, with the paper's rate and the Gaussian code length. "
-        "ONNX: labels equal to PyTorch's, and the largest difference of a rate.\n\n"
-        f"Full CLIP, zero-shot: {percent(zero_shot[0])} with one plain prompt, {percent(zero_shot[1])} with "
-        f"{len(card.templates)} templates.",
-        [
-            "exit",
-            "pool",
-            "T-GEM + Jumper",
-            "its top-3",
-            "sampling, paper",
-            "sampling, Gaussian",
-            "ONNX = PyTorch",
-            "max ΔR",
-        ],
-        rows,
-    )
-
-
-def accuracy(rates: np.ndarray, labels: torch.Tensor, top: int = 1) -> float:
-    """Share of pictures with their label among the `top` smallest rates."""
-    return float((top_k(rates, top) == labels.numpy()[:, None]).any(1).mean())
-
-
-def percent(share: float) -> str:
-    """With one decimal."""
-    return f"{100 * share:.1f}"
+        zero_shot.append(top_accuracy(-(features.embeddings() @ text.T).numpy(), labels, 1))
+    facts = {
+        "pictures": len(labels),
+        "training_pictures": card.pictures,
+        "samples": SAMPLES,
+        "draws": DRAWS,
+        "zero_shot_plain": zero_shot[0],
+        "zero_shot": zero_shot[1],
+        "templates": len(card.templates),
+    }
+    save("accuracy", {"exits": rows}, facts, quick=quick)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Reads every BOARD.jsonl of a folder, one report a line, and writes README.md beside them: a row for each board
 and model, with the case that was fastest for the smallest batch. Of the same model and provider the last
-report counts. What is no report is named on standard error and left out, and the exit code is 1.
+report counts. What is no report is named on standard error and left out, and the exit code is 1. A second.
 """
 
 from __future__ import annotations
@@ -13,47 +13,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from report import table
+from rendering.pages import environment
 
 from tgems_edge import records
 from tgems_edge.bench.report import SCHEMA_VERSION, Case, Report, Result
 
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
 FINDING = 1
-NONE = "–"
-HEADER = (
-    "board",
-    "model",
-    "provider",
-    "MB",
-    "threads",
-    "ms, p50",
-    "p90",
-    "p99",
-    "times faster than full",
-    "ms, first label",
-    "MB, peak",
-    "onnxruntime",
-    "°C before",
-    "°C after",
-)
-INTRODUCTION = """# Boards
 
-`python benchmarks/boards.py`
-
-What contributors measured with `tgems-edge bench`, each on a board of theirs: [how to add
-yours](../contributing-a-board.md), [what the columns mean](../reading-the-benchmark.md)."""
-LEGEND = (
-    "From the bytes of a picture's file to its label, one at a time, with the number of threads that was "
-    "fastest. ✅ measured, ❎ measured, but samples of the file got other labels there, ❌ did not run."
-)
-EMPTY = "No board has been measured yet."
+Row = dict[str, object]
 
 
 def main() -> None:
     """Write the table of a folder."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
-    rows: dict[tuple[str, str, str], list[str]] = {}
+    rows: dict[tuple[object, ...], Row] = {}
     complaints = []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_bytes().splitlines() or [b""], 1):
@@ -62,33 +36,38 @@ def main() -> None:
             except ValueError as error:
                 complaints.append(f"{path}, line {number}: {error}")
             else:
-                rows |= {(path.stem, *row[1:3]): row for row in _rows(path, report)}
-    found = f"{table(HEADER, list(rows.values()))}\n\n{LEGEND}" if rows else EMPTY
-    (folder / "README.md").write_text(f"{INTRODUCTION}\n\n{found}\n", encoding="utf-8")
+                rows |= {(path, row["model"], row["provider"]): row for row in make_rows(path, report)}
+    page = environment().get_template("boards.md.j2").render(rows=list(rows.values()))
+    (folder / "README.md").write_text(page, encoding="utf-8")
     for complaint in complaints:
         print(f"error: {complaint}; left out, make it again with `tgems-edge bench --json`", file=sys.stderr)
     if complaints:
         raise SystemExit(FINDING)
 
 
-def _rows(path: Path, report: Report) -> Iterator[list[str]]:
+def make_rows(path: Path, report: Report) -> Iterator[Row]:
+    """One row for each file that was measured."""
     machine, before, after = report.platform.machine, report.platform.before, report.platform.after
-    what = machine.board or machine.processor or machine.architecture
     towers = {result.name for result in report.results if result.kind == "full tower"}
     for result in report.results:
-        yield [
-            f"[{path.stem}]({path.name}) ({what})",
-            _title(result),
-            report.parameters.provider or "CPU",
-            *_figures(result, towers),
-            report.platform.versions.get("onnxruntime", NONE),
-            _cell(before.celsius),
-            _cell(after.celsius),
-        ]
+        yield {
+            "stem": path.stem,
+            "file": path.name,
+            "board": machine.board or machine.processor or machine.architecture,
+            "model": title(result),
+            "provider": report.parameters.provider or "CPU",
+            "mb": megabytes(result.file.bytes if result.file else None),
+            **case_cells(fastest(result), towers),
+            "first_label": result.start.first_label.median if result.start else None,
+            "peak_mb": megabytes(result.start.peak) if result.start else None,
+            "onnxruntime": report.platform.versions.get("onnxruntime"),
+            "celsius_before": before.celsius,
+            "celsius_after": after.celsius,
+        }
 
 
-def _title(result: Result) -> str:
-    """What a file is, whatever its name; the name of a full tower, and of one that did not run."""
+def title(result: Result) -> str:
+    """Return what a file is, whatever its name; the name of a full tower, and of one that did not run."""
     mark = "❌" if result.error else "✅" if result.reproduces else "❎"
     card = result.file.card if result.file else None
     if card is None:
@@ -97,32 +76,26 @@ def _title(result: Result) -> str:
     return f"{mark} {card.encoder}, {exits}, {card.precision}"
 
 
-def _figures(result: Result, towers: set[str]) -> list[str]:
-    """From the column of sizes to that of memory."""
-    file, start = result.file, result.start
-    size = _megabytes(file.bytes if file else None)
-    first, peak = (_cell(start.first_label.median), _megabytes(start.peak)) if start else (NONE, NONE)
-    case = _fastest(result)
+def case_cells(case: Case | None, towers: set[str]) -> Row:
+    """Return threads, times, and how many times faster than a full tower."""
     if case is None:
-        return [size, *[NONE] * 5, first, peak]
+        return dict.fromkeys(("threads", "p50", "p90", "p99", "faster"))
     faster = case.times_faster
-    threads = str(case.threads) if case.batch == 1 else f"{case.threads}, batch {case.batch}"
-    times = (case.latency.p50, case.latency.p90, case.latency.p99)
-    ratio = f"{faster.run:.2f}" if faster and faster.than in towers else NONE
-    return [size, threads, *(f"{time:.1f}" for time in times), ratio, first, peak]
+    return {
+        "threads": str(case.threads) if case.batch == 1 else f"{case.threads}, batch {case.batch}",
+        **{quantile: getattr(case.latency, quantile) for quantile in ("p50", "p90", "p99")},
+        "faster": faster.run if faster and faster.than in towers else None,
+    }
 
 
-def _fastest(result: Result) -> Case | None:
-    """Of the cases with the smallest batch the one with the fewest milliseconds."""
+def fastest(result: Result) -> Case | None:
+    """Return the case with the fewest milliseconds, of those with the smallest batch."""
     return min(result.cases, key=lambda case: (case.batch, case.latency.p50), default=None)
 
 
-def _cell(value: float | None) -> str:
-    return NONE if value is None else f"{value:.0f}"
-
-
-def _megabytes(size: int | None) -> str:
-    return NONE if size is None else f"{size / 1e6:.1f}"
+def megabytes(size: int | None) -> float | None:
+    """Return 10⁶ bytes."""
+    return None if size is None else size / 1e6
 
 
 if __name__ == "__main__":

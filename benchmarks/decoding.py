@@ -5,7 +5,7 @@
 JPEGs of 12 megapixels, drawn from seeds with detail of every size as photographs have it, or a folder of
 your own. Each is decoded, resized and cropped in both ways, in turn, for the size of the built-in model and
 for that of most CLIPs; the built-in model says what the difference does to its answers. A minute or two.
-Writes benchmarks/results/decoding.md.
+Expect a fifth of the time, and no other label.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -20,9 +21,10 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from measuring.options import Quick
+from measuring.result import save
 from numpy.typing import NDArray
 from PIL import Image
-from report import write_report
 
 from tgems_edge.folders import find_pictures
 from tgems_edge.images import Preprocessing, read_pixels
@@ -84,51 +86,52 @@ def read_both(file: bytes, preprocessing: Preprocessing) -> Reading:
     return Reading(pixels[False], pixels[True], min(seconds[False]), min(seconds[True]))
 
 
-def report(classifier: Classifier, readings: dict[str, list[Reading]], of: str) -> None:
-    """Writes the table, with what the built-in model says about its own pixels."""
-    rows = []
-    for name, found in readings.items():
-        whole, reduced = (
-            1000 * median(times)
-            for times in ([r.seconds_whole for r in found], [r.seconds_reduced for r in found])
-        )
-        faster = median(r.seconds_whole / r.seconds_reduced for r in found)
-        difference = median(r.difference for r in found)
-        rows.append([name, f"{whole:.0f}", f"{reduced:.0f}", f"{faster:.1f}", f"{difference:.2f}"])
-    own = readings[next(iter(readings))]
-    rates = [classifier.run([getattr(r, way) for r in own])[0] for way in ("whole", "reduced")]
+def size_rows(readings: dict[str, list[Reading]]) -> list[dict[str, object]]:
+    """One row for each size of a model: medians over the pictures."""
+    return [
+        {
+            "size": name,
+            "whole_ms": 1000 * median(r.seconds_whole for r in found),
+            "reduced_ms": 1000 * median(r.seconds_reduced for r in found),
+            "faster": median(r.seconds_whole / r.seconds_reduced for r in found),
+            "difference": median(r.difference for r in found),
+        }
+        for name, found in readings.items()
+    ]
+
+
+def answer_facts(classifier: Classifier, readings: list[Reading]) -> dict[str, object]:
+    """What the reduced scale does to labels and rates of the built-in model."""
+    rates = [classifier.run([getattr(r, way) for r in readings])[0] for way in ("whole", "reduced")]
     moved = np.abs(rates[0] - rates[1]).max(1)
     best, second = np.sort(rates[0], 1)[:, :2].T
-    flipped = int((rates[0].argmin(1) != rates[1].argmin(1)).sum())
-    write_report(
-        "decoding",
-        "Large photographs at reduced scale",
-        "python benchmarks/decoding.py",
-        f"{len(own)} {of}. Times are from the bytes of a file to the model's pixels, the least of {ROUNDS}, "
-        "median over the pictures. Of the built-in model's labels, "
-        f"{flipped} of {len(own)} differ; a picture's rates move by {np.median(moved):.3f} at the median and "
-        f"{moved.max():.3f} at most, where the best rate leads by {np.median(second - best):.3f} at the "
-        "median.",
-        ["model's size", "ms, whole", "ms, reduced", "times faster", "difference of a pixel, grey levels"],
-        rows,
-    )
+    return {
+        "pictures": len(readings),
+        "rounds": ROUNDS,
+        "flipped": int((rates[0].argmin(1) != rates[1].argmin(1)).sum()),
+        "moved_median": float(np.median(moved)),
+        "moved_most": float(moved.max()),
+        "lead_median": float(np.median(second - best)),
+    }
 
 
 def main(
     photos: Annotated[Path | None, typer.Argument(help="Folder of photographs. Default: drawn ones.")] = None,
+    quick: Quick = False,
 ) -> None:
-    """Measure both ways to decode."""
+    """Measure both ways to decode; quickly, one photograph."""
     classifier = load(built_in_model())
     own = classifier.card.preprocessing
     sizes = {"64×64, built-in": own, "224×224": replace(own, size=CLIP_SIZE)}
     readings: dict[str, list[Reading]] = {name: [] for name in sizes}
     reporter = Reporter()
-    for number, file in enumerate(photographs(photos), 1):
+    for number, file in enumerate(islice(photographs(photos), 1 if quick else None), 1):
         for name, preprocessing in sizes.items():
             readings[name].append(read_both(file, preprocessing))
         reporter.say(f"read {number}")
-    of = f"pictures of {photos.name}/" if photos else f"drawn JPEGs of {SIZE[0]}×{SIZE[1]}"
-    report(classifier, readings, of)
+    facts = answer_facts(classifier, readings[next(iter(sizes))])
+    facts["of"] = f"pictures of {photos.name}/" if photos else f"drawn JPEGs of {SIZE[0]}×{SIZE[1]}"
+    save("decoding", {"sizes": size_rows(readings)}, facts, quick=quick)
 
 
 if __name__ == "__main__":

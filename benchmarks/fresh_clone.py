@@ -3,7 +3,7 @@
     python benchmarks/fresh_clone.py
 
 Clones the last commit, runs `make demo` and `make test`, and says how long each took and how it ended.
-Ten minutes on two cores, most of it pip and the tests. Writes benchmarks/results/fresh_clone.md.
+Fifteen minutes on two cores, most of it pip and the tests. Expect exit code 0 twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
-from report import write_report
+from measuring.result import save
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("make demo", "make test")
@@ -29,24 +29,23 @@ def main() -> None:
         commit = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=clone, check=True, capture_output=True, text=True
         ).stdout.strip()
-        rows = [[command, *_run(command, clone)] for command in COMMANDS]
-    write_report(
-        "fresh_clone",
-        "The two commands on a fresh clone",
-        "python benchmarks/fresh_clone.py",
-        f"Commit {commit}, an empty cache; `make test` finds the environment of `make demo`.",
-        ["command", "wall seconds", "exit code", "last line on standard output"],
-        rows,
-    )
+        rows = [run(command, clone) for command in COMMANDS]
+    save("fresh_clone", {"commands": rows}, {"commit": commit})
 
 
-def _run(command: str, clone: Path) -> tuple[str, int, str]:
+def run(command: str, clone: Path) -> dict[str, object]:
+    """Run a command in the clone, without the user's own settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TGEMS_")}
     environment["TGEMS_CACHE_DIR"] = str(clone.parent / "cache")
     started = perf_counter()
-    run = subprocess.run(command.split(), cwd=clone, env=environment, stdout=subprocess.PIPE, text=True)
-    sys.stdout.write(run.stdout)
-    return f"{perf_counter() - started:.0f}", run.returncode, f"`{run.stdout.strip().splitlines()[-1]}`"
+    done = subprocess.run(command.split(), cwd=clone, env=environment, stdout=subprocess.PIPE, text=True)
+    sys.stdout.write(done.stdout)
+    return {
+        "command": command,
+        "seconds": perf_counter() - started,
+        "exit_code": done.returncode,
+        "last_line": done.stdout.strip().splitlines()[-1],
+    }
 
 
 if __name__ == "__main__":

@@ -3,26 +3,27 @@
     python benchmarks/int8_accuracy.py CALIBRATION EVALUATION [--heads demo-190] [--layers 3,5,8,12]
 
 Ranges, recipe and spared parts are chosen on CALIBRATION alone, EVALUATION only measures; both are image
-folders of classes. Twenty minutes on one core for all twelve exits. Writes
-benchmarks/results/int8_accuracy.md, with the heads of 190 names int8_accuracy_190.md.
+folders of classes. Twenty minutes on one core for all twelve exits. Expect early exits to lose about a point
+and late ones nothing that can be measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import onnx
 import typer
+from measuring.files import OPSET
+from measuring.options import Quick
+from measuring.pictures import paths_of, read_all
+from measuring.result import save
 from numpy.typing import NDArray
-from report import table, write_report
 
-from tgems_edge.data import ImageFolder, read_labelled
+from tgems_edge.data import read_labelled
 from tgems_edge.errors import AccuracyError
-from tgems_edge.images import Preprocessing, read_pixels
 from tgems_edge.progress import Reporter
 from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
@@ -33,10 +34,8 @@ from tgems_export.quantisation.recipe import Recipe, Target
 from tgems_export.quantisation.search import Limits, Quantiser, answers, read_calibrating
 
 HEADS = {"demo": DEMO_HEADS, "demo-190": DEMO_HEADS_190}
-REPORTS = {"demo": "int8_accuracy", "demo-190": "int8_accuracy_190"}
+RESULTS = {"demo": "int8_accuracy", "demo-190": "int8_accuracy_190"}
 TARGETS: tuple[Target, ...] = ("generic", "x86-vnni")
-OPSET = 18
-AIM = 0.5  # points that static INT8 may lose at any exit
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,9 @@ class Cost:
     """What one INT8 file of an exit costs, beside fp32."""
 
     recipe: Recipe
-    drop: float  # points
+    drop: float  # of accuracy, a share
     error: float  # standard error of the drop: of all pictures, those gained and those lost vary
-    flips: float  # per cent
+    flips: float  # share of labels that differ
     size: float  # of the file, as a share
 
 
@@ -59,65 +58,69 @@ class ExitCosts:
     accuracy: float  # of fp32
     static: dict[Target, Cost]
     dynamic: Cost
-    flips: float  # per cent, of static INT8 for `generic` on the pictures that calibrate
-    spared: Cost | None  # with parts in fp32; None where half of the parts would not do
+    flips: float  # share, of static INT8 for `generic` on the pictures that calibrate
+    mixed: Cost | None  # with parts in fp32; None where half of the parts would not do
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What chooses and what measures."""
+
+    calibration: NDArray[np.uint8]  # (n, H, W, 3)
+    pixels: NDArray[np.uint8]  # (B, H, W, 3)
+    labels: NDArray[np.int64]  # (B,)
 
 
 def measure_exit(
-    model: onnx.ModelProto,
-    calibration: NDArray[np.uint8],
-    pixels: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    reporter: Reporter,
-) -> tuple[float, dict[Target, Cost], Cost, float, Cost | None]:
-    """Accuracy of an exit in fp32, and its `ExitCosts` from `static` on.
+    encoder: Encoder, heads: Path, layer: int, classes: Sequence[str], pictures: Pictures, reporter: Reporter
+) -> ExitCosts:
+    """Make every INT8 file of an exit and compare it with fp32.
 
     Args:
-        model: the exit in fp32.
-        calibration: pictures (n, H, W, 3) that choose.
-        pixels: those that measure.
-        labels: of these.
+        encoder: the demo CLIP.
+        heads: folder of head files.
+        layer: block, counted from 1.
+        classes: names in the order of the labels.
+        pictures: to choose and to measure on.
         reporter: where progress goes.
     """
-    exact = answers(model, pixels)[0].argmin(1)
-    quantiser = Quantiser(model, calibration, reporter)
+    head, card = load_head(head_file(heads, layer), encoder)
+    text = class_embeddings(encode_prompts(encoder, classes, card.templates))
+    graph = ExitGraph(encoder, layer, card.pool, head, text)
+    model = to_onnx(graph, encoder.preprocessing.size, OPSET)
+    labels = pictures.labels
+    exact = answers(model, pictures.pixels)[0].argmin(1)
+    quantiser = Quantiser(model, pictures.calibration, reporter)
 
     def cost(recipe: Recipe) -> Cost:
         int8 = quantiser.make(recipe)
-        found = answers(int8, pixels)[0].argmin(1)
+        found = answers(int8, pictures.pixels)[0].argmin(1)
         lost, gained = ((a == labels) & (b != labels) for a, b in ((exact, found), (found, exact)))
         return Cost(
             recipe,
-            drop=100 * (int(lost.sum()) - int(gained.sum())) / len(labels),
-            error=100 * float(np.sqrt(lost.sum() + gained.sum())) / len(labels),
-            flips=100 * int((exact != found).sum()) / len(labels),
+            drop=(int(lost.sum()) - int(gained.sum())) / len(labels),
+            error=float(np.sqrt(lost.sum() + gained.sum())) / len(labels),
+            flips=int((exact != found).sum()) / len(labels),
             size=int8.ByteSize() / model.ByteSize(),
         )
 
     best = {target: quantiser.best(target) for target in TARGETS}
     static = {target: cost(recipe) for target, recipe in best.items()}
-    flips = quantiser.difference(quantiser.make(best["generic"])).label_flips
     try:
         recipe = quantiser.spare(best["generic"], Limits())
-        spared = cost(recipe) if recipe.kept else static["generic"]
+        mixed = cost(recipe) if recipe.kept else static["generic"]
     except AccuracyError as error:
         reporter.say(str(error))
-        spared = None
-    return float((exact == labels).mean()), static, cost(Recipe("generic", None)), flips, spared
-
-
-def measure(
-    encoder: Encoder,
-    heads: Path,
-    layer: int,
-    classes: Sequence[str],
-    measure_graph: Callable[[onnx.ModelProto], tuple[float, dict[Target, Cost], Cost, float, Cost | None]],
-) -> ExitCosts:
-    """The costs of the exit behind a block."""
-    head, card = load_head(head_file(heads, layer), encoder)
-    text = class_embeddings(encode_prompts(encoder, classes, card.templates))
-    graph = ExitGraph(encoder, layer, card.pool, head, text)
-    return ExitCosts(layer, card.pool, *measure_graph(to_onnx(graph, encoder.preprocessing.size, OPSET)))
+        mixed = None
+    return ExitCosts(
+        layer=layer,
+        pool=card.pool,
+        accuracy=float((exact == labels).mean()),
+        static=static,
+        dynamic=cost(Recipe("generic", None)),
+        flips=quantiser.difference(quantiser.make(best["generic"])).label_flips / 100,
+        mixed=mixed,
+    )
 
 
 def main(
@@ -125,118 +128,60 @@ def main(
     evaluation: Annotated[Path, typer.Argument(help="Image folder to measure on.")],
     heads: Annotated[Literal["demo", "demo-190"], typer.Option(help="Of ten names, or of 190.")] = "demo",
     layers: Annotated[str, typer.Option(help="Exits, such as 3,5,8. Default: all.")] = "",
+    quick: Quick = False,
 ) -> None:
-    """Measure INT8 at every exit."""
+    """Measure INT8 at every exit; quickly, at the first."""
     reporter = Reporter()
     encoder = load_encoder()
     chosen = [int(layer) for layer in layers.split(",")] if layers else range(1, encoder.blocks + 1)
     shown, unseen = read_labelled(calibration), read_labelled(evaluation)
-    calibrating = read_calibrating(_paths(shown), encoder.preprocessing, reporter)
-    pixels = _read(unseen, encoder.preprocessing)
-    costs = []
-    for layer in chosen:
-        reporter.say(f"exit {layer}")
-        costs.append(
-            measure(
-                encoder,
-                HEADS[heads],
-                layer,
-                unseen.classes,
-                lambda model: measure_exit(model, calibrating, pixels, unseen.labels, reporter),
-            )
-        )
-        reporter.say(str(costs[-1]))
-    write(costs, heads, f"{calibration.name} {evaluation.name}", layers, len(calibrating), len(pixels))
-
-
-def _paths(folder: ImageFolder) -> list[Path]:
-    return [folder.path(index) for index in range(len(folder.names))]
-
-
-def _read(folder: ImageFolder, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    return np.stack([read_pixels(path, preprocessing) for path in _paths(folder)])
-
-
-def write(
-    costs: Sequence[ExitCosts], heads: str, folders: str, layers: str, calibrating: int, measuring: int
-) -> None:
-    """Writes the report."""
-    options = ("" if heads == "demo" else f" --heads {heads}") + (f" --layers {layers}" if layers else "")
-    limits = Limits()
-    write_report(
-        REPORTS[heads],
-        "What INT8 costs at every exit",
-        f"python benchmarks/int8_accuracy.py {folders}{options}",
-        f"Top-1 in per cent on {measuring} pictures that neither trained nor chose anything, and how many "
-        "points of it INT8 loses (negative: wins), with the standard error of that difference; flips are "
-        "labels that differ from fp32, in per cent. Static INT8 with the best of four recipes (ranges by "
-        f"minmax, entropy or percentile, and the best one equalised), chosen on {calibrating} others; "
-        "dynamic INT8 needs none. Nothing is spared.\n\n" + _verdict(costs),
-        [
-            "exit",
-            "pool",
-            "fp32",
-            *(f"{target}: {what}" for target in TARGETS for what in ("recipe", "loses", "flips")),
-            "dynamic: loses",
-            "flips",
-            "size",
-        ],
-        [
-            [
-                one.layer,
-                one.pool,
-                f"{100 * one.accuracy:.1f}",
-                *(
-                    cell
-                    for cost in one.static.values()
-                    for cell in (_recipe(cost.recipe), _loss(cost), f"{cost.flips:.1f}")
-                ),
-                _loss(one.dynamic),
-                f"{one.dynamic.flips:.1f}",
-                f"{one.static['generic'].size:.0%}",
-            ]
-            for one in costs
-        ],
-        "## With parts in fp32\n\n"
-        "`export --mixed auto` for generic, on labelled pictures: while more than "
-        f"{limits.label_flips:g} % of labels flip on the pictures that calibrate, parts that cost most "
-        "stay in fp32, up to half of them; then nothing is written, and the exit code is 4.\n\n"
-        + table(
-            ["exit", "flips where it calibrates", "in fp32", "loses", "flips", "size"],
-            [[one.layer, f"{one.flips:.1f}", *_spared(one)] for one in costs],
-        ),
+    pictures = Pictures(
+        calibration=read_calibrating(paths_of(shown), encoder.preprocessing, reporter),
+        pixels=read_all(unseen, encoder.preprocessing),
+        labels=unseen.labels,
     )
-
-
-def _verdict(costs: Sequence[ExitCosts]) -> str:
-    """Whether the aim is met, for each kind of INT8."""
-    kinds: dict[str, list[tuple[int, Cost]]] = {
-        **{f"static, {target}": [(one.layer, one.static[target]) for one in costs] for target in TARGETS},
-        "dynamic": [(one.layer, one.dynamic) for one in costs],
+    costs = []
+    for layer in chosen[: 1 if quick else None]:
+        reporter.say(f"exit {layer}")
+        costs.append(measure_exit(encoder, HEADS[heads], layer, unseen.classes, pictures, reporter))
+        reporter.say(str(costs[-1]))
+    facts = {
+        "heads": heads,
+        "pictures": len(pictures.pixels),
+        "calibration_pictures": len(pictures.calibration),
+        "label_flips": Limits().label_flips / 100,
     }
-    lines = []
-    for kind, found in kinds.items():
-        layer, worst = max(found, key=lambda pair: pair[1].drop)
-        met = "met" if worst.drop <= AIM else "missed"
-        beyond = [str(number) for number, cost in found if cost.drop > AIM]
-        where = f" at {', '.join(beyond)}" if beyond else ""
-        lines.append(f"- {kind}: {met}{where}; most is lost at exit {layer}, {_loss(worst)} points")
-    return f"Aim: no exit loses more than {AIM} points.\n\n" + "\n".join(lines)
+    save(RESULTS[heads], {"exits": exit_rows(costs)}, facts, quick=quick)
 
 
-def _recipe(recipe: Recipe) -> str:
-    return f"{recipe.ranges}{', equalised' if recipe.equalised else ''}"
+def cost_cells(cost: Cost | None) -> dict[str, object] | None:
+    """Figures of one INT8 file."""
+    if cost is None:
+        return None
+    return {
+        "recipe": f"{cost.recipe.ranges}{', equalised' if cost.recipe.equalised else ''}",
+        "in_fp32": ", ".join(cost.recipe.kept) or "nothing",
+        "loss": cost.drop,
+        "error": cost.error,
+        "flips": cost.flips,
+        "size": cost.size,
+    }
 
 
-def _loss(cost: Cost) -> str:
-    return f"{cost.drop + 0.0:.1f} ± {cost.error:.1f}"
-
-
-def _spared(one: ExitCosts) -> list[str]:
-    if one.spared is None:
-        return ["half would not do: refused", "", "", ""]
-    kept = ", ".join(one.spared.recipe.kept) or "nothing"
-    return [kept, _loss(one.spared), f"{one.spared.flips:.1f}", f"{one.spared.size:.0%}"]
+def exit_rows(costs: Sequence[ExitCosts]) -> list[dict[str, object]]:
+    """One row for each exit."""
+    return [
+        {
+            "exit": one.layer,
+            "pool": one.pool,
+            "fp32": one.accuracy,
+            **{target.replace("-", "_"): cost_cells(cost) for target, cost in one.static.items()},
+            "dynamic": cost_cells(one.dynamic),
+            "calibration_flips": one.flips,
+            "mixed": cost_cells(one.mixed),
+        }
+        for one in costs
+    ]
 
 
 if __name__ == "__main__":

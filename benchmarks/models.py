@@ -2,8 +2,8 @@
 
     python benchmarks/models.py
 
-The same as `tgems-edge export --list-models`, grouped. Half a minute, no weights. Writes
-benchmarks/results/models.md.
+The same as `tgems-edge export --list-models`, grouped. Half a minute, no weights. Expect all towers whose
+blocks have one width.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 from importlib.metadata import version
 from itertools import groupby
 
-from report import write_report
+from measuring.result import save
 
 from tgems_edge.progress import Reporter
 from tgems_export.catalogue import Architecture, list_architectures
 
 
 def family(architecture: Architecture) -> tuple[bool, str, str]:
-    """What architectures of one row have in common; those that can be cut first."""
+    """Return what architectures of one row have in common; those that can be cut first."""
     if architecture.reason is None:
         return False, architecture.kind, f"yes: {' or '.join(architecture.pools)}"
     why = architecture.reason.removeprefix(f"its image tower is a {architecture.kind}: ")
@@ -31,18 +31,13 @@ def main() -> None:
     rows = []
     for (_, kind, answer), members in groupby(architectures, key=family):
         names = [architecture.name for architecture in members]
-        rows.append([kind, answer, len(names), ", ".join(names)])
-    supported = sum(architecture.reason is None for architecture in architectures)
-    write_report(
-        "models",
-        "Architectures",
-        "python benchmarks/models.py",
-        f"{supported} of {len(architectures)} architectures of open_clip {version('open_clip_torch')} can "
-        "be cut behind any of their blocks. An exit reads cls, the class token, or mean, the mean of the "
-        "patch tokens; training finds out which is better.",
-        ["image tower", "can be cut, exits read", "", "architectures"],
-        rows,
-    )
+        rows.append({"tower": kind, "answer": answer, "count": len(names), "architectures": names})
+    facts = {
+        "supported": sum(architecture.reason is None for architecture in architectures),
+        "all": len(architectures),
+        "open_clip": version("open_clip_torch"),
+    }
+    save("models", {"towers": rows}, facts)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python benchmarks/readme.py
 
-Between `<!-- benchmarks/results/NAME.md -->` and `<!-- end -->` goes the table of that report, and between
+Between `<!-- benchmarks/results/NAME.md -->` and `<!-- end -->` goes the excerpt of that result, and between
 `<!-- benchmarks/studies/NAME/study.md: TITLE -->` and `<!-- end -->` the part of that study under this
-title; in a console block behind `<!-- run -->`, the standard output of its command.
+title; in a console block behind `<!-- run -->`, the standard output of its command. Some seconds; expect no
+change of what is committed.
 """
 
 from __future__ import annotations
@@ -15,32 +16,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rendering.pages import load, make_excerpt, read_notes
+
 ROOT = Path(__file__).parent.parent
 PAGES = (
     ROOT / "README.md",
     ROOT / "export" / "tgems_export" / "demo" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 )
-REPORT = re.compile(r"(<!-- (benchmarks/results/\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+RESULT = re.compile(r"(<!-- benchmarks/results/(\w+)\.md -->\n).*?(<!-- end -->)", re.DOTALL)
 STUDY = re.compile(r"(<!-- (benchmarks/studies/[\w-]+/study\.md): ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NEIGHBOUR = re.compile(r"\]\((\w+\.(?:md|svg))\)")  # a link to another file of benchmarks/results
 TRANSCRIPT = re.compile(r"(<!-- run -->\n```console\n\$ tgems-edge ([^\n]*)\n).*?(```)", re.DOTALL)
 
 
-def fill(text: str) -> str:
-    """A page with every report and transcript as the commands print them now."""
-    text = REPORT.sub(lambda slot: slot[1] + _body(ROOT / slot[2]) + slot[3], text)
+def fill(text: str, page: Path) -> str:
+    """Return a page with every result and transcript as the commands print them now."""
+    results = "/".join([*[".."] * (len(page.relative_to(ROOT).parts) - 1), "benchmarks", "results"])
+    text = RESULT.sub(lambda slot: slot[1] + _excerpt(slot[2], results) + slot[3], text)
     text = STUDY.sub(lambda slot: slot[1] + _part(ROOT / slot[2], slot[3]) + slot[4], text)
     return TRANSCRIPT.sub(lambda slot: slot[1] + _run(slot[2]) + slot[3], text)
 
 
-def _body(report: Path) -> str:
-    """A report without its title and its machine, up to its first table; then where the others are."""
-    _, *parts, _ = report.read_text(encoding="utf-8").strip().split("\n\n")
-    first_table = next(place for place, part in enumerate(parts) if part.startswith("|"))
-    shown, behind = parts[: first_table + 1], parts[first_table + 1 :]
-    if behind:
-        shown.append(f"Behind these figures: [{report.stem}]({report.relative_to(ROOT)}).")
-    return "\n" + "\n\n".join(shown) + "\n\n"
+def _excerpt(name: str, results: str) -> str:
+    """Caption, first table and conclusion, with links that lead somewhere from the page."""
+    text = make_excerpt(load(name), read_notes(name), results)
+    return "\n" + NEIGHBOUR.sub(rf"]({results}/\1)", text) + "\n"
 
 
 def _part(study: Path, title: str) -> str:
@@ -56,4 +57,4 @@ def _run(arguments: str) -> str:
 
 if __name__ == "__main__":
     for page in PAGES:
-        page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")
+        page.write_text(fill(page.read_text(encoding="utf-8"), page), encoding="utf-8")

@@ -2,8 +2,7 @@
 
     python benchmarks/rewritings.py
 
-ViT-B-32 with random weights, one thread, interleaved. Five minutes. Writes
-benchmarks/results/rewritings.md.
+ViT-B-32 with random weights, one thread, interleaved. Five minutes. Expect a few per cent each.
 """
 
 from __future__ import annotations
@@ -14,18 +13,21 @@ from tempfile import TemporaryDirectory
 from unittest import mock
 
 import numpy as np
-from report import write_report
-from speed import BATCHES, export_exit, session_run, time_in_turn
+import typer
+from measuring.files import export_exit
+from measuring.options import Quick
+from measuring.result import save
+from measuring.timing import SECONDS, session_run, time_in_turn
 
 from tgems_edge.progress import Reporter
 from tgems_edge.session import open_session
 from tgems_export import blocks
 from tgems_export.encoder import RANDOM, load_encoder
 
-ARCHITECTURE = "ViT-B-32"
+ARCHITECTURE, SMALL = "ViT-B-32", "ViT-S-32"
 LAYER = 5
+BATCHES = (1, 16)
 AS_EXPORTED = "as exported"
-
 
 # Of each rewriting, what is put in its place in `tgems_export.blocks`.
 UNDONE: dict[str, tuple[str, Callable[..., object] | type]] = {
@@ -36,46 +38,51 @@ UNDONE: dict[str, tuple[str, Callable[..., object] | type]] = {
 }
 
 
-def main() -> None:
-    """Undo one rewriting at a time."""
-    reporter = Reporter()
-    encoder = load_encoder(ARCHITECTURE, RANDOM)
-    with TemporaryDirectory() as name:
-        paths = {AS_EXPORTED: Path(name) / "exported.onnx"}
-        export_exit(encoder, LAYER, paths[AS_EXPORTED])
-        for number, (title, (attribute, replacement)) in enumerate(UNDONE.items()):
-            reporter.say(f"exporting without: {title}")
-            paths[title] = Path(name) / f"{number}.onnx"
-            with mock.patch.object(blocks, attribute, replacement):
-                export_exit(encoder, LAYER, paths[title])
+def export_all(architecture: str, folder: Path, reporter: Reporter) -> dict[str, Path]:
+    """Write the exit as exported, and with each rewriting undone."""
+    encoder = load_encoder(architecture, RANDOM)
+    paths = {AS_EXPORTED: folder / "exported.onnx"}
+    export_exit(encoder, LAYER, paths[AS_EXPORTED])
+    for number, (title, (attribute, replacement)) in enumerate(UNDONE.items()):
+        reporter.say(f"exporting without: {title}")
+        paths[title] = folder / f"{number}.onnx"
+        with mock.patch.object(blocks, attribute, replacement):
+            export_exit(encoder, LAYER, paths[title])
+    return paths
+
+
+def main(quick: Quick = False) -> None:
+    """Undo one rewriting at a time; quickly, of a small tower."""
+    reporter, architecture = Reporter(), SMALL if quick else ARCHITECTURE
+    with TemporaryDirectory() as folder:
+        paths = export_all(architecture, Path(folder), reporter)
         sessions = {title: open_session(path, threads=1) for title, path in paths.items()}
-        cells = {
+        times = {
             batch: time_in_turn(
                 {title: session_run(session, batch) for title, session in sessions.items()},
                 f"batch {batch}",
                 reporter,
+                seconds=0 if quick else SECONDS,
             )
             for batch in BATCHES
         }
-    rows = []
-    for title in UNDONE:
-        row = [title]
-        for times in cells.values():
-            ratios = np.array(times[title]) / np.array(times[AS_EXPORTED])
-            low, middle, high = np.percentile(100 * (ratios - 1), [25, 50, 75])
-            row.append(f"{middle:.1f} ({low:.1f} to {high:.1f})")
-        rows.append(row)
-    rounds = ", ".join(f"{len(times[AS_EXPORTED])} at batch {batch}" for batch, times in cells.items())
-    write_report(
-        "rewritings",
-        "What the rewritings save",
-        "python benchmarks/rewritings.py",
-        f"Exit {LAYER} of {ARCHITECTURE}, fp32, one thread: by how many per cent a run takes longer when one "
-        f"rewriting is undone, median and quartiles of the ratios within a round. Rounds: {rounds}.",
-        ["rewriting", *(f"%, batch {batch}" for batch in BATCHES)],
-        rows,
-    )
+    rows = [
+        {"rewriting": title, "longer": [longer(found[title], found[AS_EXPORTED]) for found in times.values()]}
+        for title in UNDONE
+    ]
+    facts = {
+        "architecture": architecture,
+        "layer": LAYER,
+        "rounds": [len(found[AS_EXPORTED]) for found in times.values()],
+    }
+    save("rewritings", {"rewritings": rows}, facts, quick=quick)
+
+
+def longer(undone: list[float], exported: list[float]) -> dict[str, float]:
+    """Return by which share a run takes longer: median and quartiles of the ratios within a round."""
+    low, middle, high = np.percentile(np.array(undone) / np.array(exported) - 1, [25, 50, 75])
+    return {"low": low, "median": middle, "high": high}
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

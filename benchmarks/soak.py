@@ -4,8 +4,8 @@
 
 The built-in model, pictures of many sizes drawn from seeds, as files in memory, so that decoding and
 resizing are covered too. Every label is compared with the one that the same picture got before the other
-threads were there. Eight minutes on two cores; Linux only, which says how much memory is resident. Writes
-benchmarks/results/soak.md.
+threads were there. Eight minutes on two cores; Linux only, which says how much memory is resident. Expect
+no other label, and memory that stays where it is after the first tenth.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import typer
+from measuring.options import Quick
+from measuring.result import save
 from numpy.typing import NDArray
 from PIL import Image
-from report import write_report
 
 from tgems_edge.model import Classifier, built_in_model, load
 from tgems_edge.progress import Reporter
@@ -50,10 +52,9 @@ def draw_pictures() -> list[bytes]:
 class Worker:
     """What one of the threads that share a model does."""
 
-    def __init__(self, classifier: Classifier, files: list[bytes], rates: NDArray[np.float32], number: int):
-        """Its runs are those that leave the remainder `number`; `rates` (n, C) are expected."""
-        self._classifier, self._files, self._rates = classifier, files, rates
-        self._turns = range(number, RUNS, THREADS)
+    def __init__(self, classifier: Classifier, files: list[bytes], rates: NDArray[np.float32], turns: range):
+        """Numbers of its runs; `rates` (n, C) are expected."""
+        self._classifier, self._files, self._rates, self._turns = classifier, files, rates, turns
         self.done = 0
         self.wrong = 0  # labels
         self.difference = 0.0  # of a rate, the largest
@@ -75,18 +76,20 @@ def resident() -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def soak(workers: list[Worker]) -> NDArray[np.float64]:
+def soak(workers: list[Worker], runs: int) -> NDArray[np.float64]:
     """Runs the threads to their end: (n, 2) runs that were done and megabytes resident then."""
-    samples = np.ones((SAMPLES, 2))  # has its memory already: what is measured must not grow by measuring
-    task = Reporter().task("classifying", RUNS, unit="pictures")
+    number_of_samples = min(SAMPLES, runs // 10)
+    # Has its memory already: what is measured must not grow by measuring.
+    samples = np.ones((number_of_samples, 2))
+    task = Reporter().task("classifying", runs, unit="pictures")
     with task, ThreadPoolExecutor(len(workers)) as pool:
         running = [pool.submit(worker.run) for worker in workers]
-        for number in range(SAMPLES):
-            while sum(worker.done for worker in workers) < RUNS * (number + 1) // SAMPLES:
+        for number in range(number_of_samples):
+            while sum(worker.done for worker in workers) < runs * (number + 1) // number_of_samples:
                 for done in wait(running, SECONDS_BETWEEN_LOOKS).done:
                     done.result()  # raises what the thread raised
             samples[number] = sum(worker.done for worker in workers), resident()
-            task.advance(RUNS // SAMPLES)
+            task.advance(runs // number_of_samples)
     return samples
 
 
@@ -106,34 +109,35 @@ def slope(samples: NDArray[np.float64]) -> tuple[float, float]:
     return fit(samples), float(error)
 
 
-def main() -> None:
-    """Soak the built-in model."""
+def main(quick: Quick = False) -> None:
+    """Soak the built-in model; quickly, with a thousand classifications."""
+    runs = 1000 if quick else RUNS
     files = draw_pictures()
     classifier = load(built_in_model(), threads=1)
     rates = np.stack([classifier.classify(file).rates for file in files])
-    workers = [Worker(classifier, files, rates, number) for number in range(THREADS)]
+    workers = [Worker(classifier, files, rates, range(number, runs, THREADS)) for number in range(THREADS)]
     before, started = resident(), perf_counter()
-    samples = soak(workers)
+    samples = soak(workers, runs)
     minutes = (perf_counter() - started) / 60
-    wrong, difference = sum(w.wrong for w in workers), max(w.difference for w in workers)
-    warm = samples[samples[:, 0] >= WARM_UP * RUNS]
+    warm = samples[samples[:, 0] >= WARM_UP * runs]
     growth, error = slope(warm)
-    rows = [["0", f"{before:.1f}"]]
+    rows = [{"classifications": 0, "resident_mb": before}]
     for part in np.array_split(samples, PARTS):
-        rows.append([f"{part[-1, 0]:.0f}", f"{part[:, 1].mean():.1f}"])
-    write_report(
-        "soak",
-        "Soak",
-        "python benchmarks/soak.py",
-        f"{RUNS} classifications of {PICTURES} pictures from {THREADS} threads through one "
-        f"loaded model, in {minutes:.1f} minutes. {wrong} labels differ from those of a single thread; the "
-        f"largest difference of a rate is {difference:.1g}. After the first {WARM_UP:.0%}, resident memory "
-        f"grows by {growth:.2f} ± {error:.2f} kB per 1000 classifications (slope of a straight line through "
-        f"{len(warm)} samples, and its standard error).",
-        ["classifications", "MB resident, mean since the row above"],
-        rows,
-    )
+        rows.append({"classifications": int(part[-1, 0]), "resident_mb": part[:, 1].mean()})
+    facts = {
+        "runs": runs,
+        "pictures": PICTURES,
+        "threads": THREADS,
+        "minutes": minutes,
+        "wrong": sum(int(worker.wrong) for worker in workers),
+        "difference": max(worker.difference for worker in workers),
+        "warm_up": WARM_UP,
+        "growth_kb": growth,
+        "growth_error": error,
+        "samples": len(warm),
+    }
+    save("soak", {"memory": rows}, facts, quick=quick)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from pathlib import Path
 
-__all__ = ["made_with", "processor", "versions"]
+__all__ = ["processor", "versions"]
 
 
 def versions(*distributions: str) -> dict[str, str]:
@@ -22,11 +21,3 @@ def processor() -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def made_with(*distributions: str) -> str:
-    """A sentence for the end of a report."""
-    found = ", ".join(f"{name} {version}" for name, version in versions(*distributions).items())
-    return (
-        f"Made with {found}, Python {platform.python_version()}, on {os.cpu_count()} cores of {processor()}."
-    )

@@ -181,7 +181,8 @@ def made_up(ratios):
 
 def test_sentences_are_computed_from_the_figures():
     ratios = {"dynamic": [0.2, 0.4, 0.6], "minmax": [0.05, 0.08, 0.3], "minmax, equalised": [0.1, 0.2, 0.3]}
-    said = to_markdown(page_of(made_up(ratios), "demo on pictures", "tgems-edge study"), plots="")
+    heading = {"title": "noise", "command": "tgems-edge study", "made": "Made."}
+    said = to_markdown(page_of(made_up(ratios), heading), plots="")
     for sentence in (
         "The least noisy recipe is “minmax”: on average over layers, its noise is 14.3 % of what a block",
         "The noisiest is “dynamic”, with 40.0 %.",

@@ -19,6 +19,7 @@ from tgems_export.study.measures import measure_answers, measure_certainty, righ
 from tgems_export.study.plan import FEW_SHOT_RIVALS, Plan, ablation_tasks, ablations, layer_tasks
 from tgems_export.study.rivals import RIVALS, measure_rivals, measure_sampling, measure_zero_shot, sampling
 from tgems_export.study.run import run
+from tgems_export.study.subject import Subject
 from tgems_export.study.variations import measure_head, training_members
 
 PLAN = Plan(k=16, epochs=4, seeds=2, layer=2)
@@ -26,10 +27,21 @@ QUIET = Reporter(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def material(encoder, many_figures, tmp_path_factory):
+def shared_cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def cache(shared_cache, monkeypatch):
+    """One cache for all of these tests, which run the same encoder over the same pictures."""
+    monkeypatch.setenv("TGEMS_CACHE_DIR", shared_cache)
+
+
+@pytest.fixture(scope="module")
+def material(encoder, many_figures, shared_cache):
     """Many figures, split; cut down to two layers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TGEMS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TGEMS_CACHE_DIR", shared_cache)
         found, digests = gather(encoder, Folders(many_figures), load_templates(), QUIET)
     assert digests == {"training": read_labelled(many_figures).sha256}
     return replace(found, layers=2)
@@ -232,10 +244,11 @@ class TestCosts:
 
 class TestPlan:
     def test_names_are_unique_and_ablations_share_the_method(self, material):
-        layers, factors = layer_tasks(PLAN, material), ablation_tasks(PLAN, material, "cls")
+        subject = Subject.of(material)
+        layers, factors = layer_tasks(PLAN, subject), ablation_tasks(PLAN, subject, "cls")
         assert len(layers) == 1 + 2 * 2 * (PLAN.seeds + 1 + 2)
         assert {head.name for head in PLAN.heads(2, "cls")} <= set(layers) & set(factors)
-        factor = {ablation.factor: list(ablation.heads) for ablation in ablations(PLAN, material, "cls")}
+        factor = {ablation.factor: list(ablation.heads) for ablation in ablations(PLAN, subject, "cls")}
         assert factor == {
             "loss": ["tgems", "rate", "cosine", "paper"],
             "K": ["8", "16", "32", "64", "128"],
@@ -247,7 +260,7 @@ class TestPlan:
     def test_the_pool_is_chosen_by_the_pictures_that_watched(self, material):
         results = {head.name: {"watched": 0.5, "top1": 0.9} for head in PLAN.heads(2, "cls")}
         results |= {head.name: {"watched": 0.6, "top1": 0.1} for head in PLAN.heads(2, "mean")}
-        assert PLAN.better_pool(results, material, 2) == "mean"
+        assert PLAN.better_pool(results, material.pools, 2) == "mean"
 
 
 @pytest.mark.slow
@@ -256,20 +269,20 @@ def test_a_run_keeps_what_is_finished_and_refuses_another_study(material, tmp_pa
     plan = replace(PLAN, layer=1, epochs=1)
     path = tmp_path / "study.json"
     identity = {"plan": "a", "data": "b"}
-    results = run(plan, small, identity, path, QUIET, overwrite=False)
+    results = run(plan, small, identity, {}, path, QUIET, overwrite=False)
     kept = json.loads(path.read_text())
     assert set(kept["results"]) == set(results) and kept["plan"] == "a"
     name = plan.head(1, "mean", 1).name
     kept["results"].pop(name)
     kept["results"]["full CLIP"]["top1"] = 0.123  # not computed again
     path.write_text(json.dumps(kept))
-    again = run(plan, small, identity, path, QUIET, overwrite=False)
+    again = run(plan, small, identity, {}, path, QUIET, overwrite=False)
     assert again[name] == results[name] and again["full CLIP"]["top1"] == 0.123
     with pytest.raises(InputError, match="of a study with another data; give --overwrite or another"):
-        run(plan, small, identity | {"data": "c"}, path, QUIET, overwrite=False)
+        run(plan, small, identity | {"data": "c"}, {}, path, QUIET, overwrite=False)
     path.write_text("nonsense")
     with pytest.raises(InputError, match="not the file of a study"):
-        run(plan, small, identity, path, QUIET, overwrite=False)
+        run(plan, small, identity, {}, path, QUIET, overwrite=False)
 
 
 @pytest.mark.slow

@@ -19,8 +19,10 @@ from tgems_export.study.figures import Difference, Study
 from tgems_export.study.material import Folders, Material, Pictures
 from tgems_export.study.measures import measure_answers, measure_certainty
 from tgems_export.study.page import Page, to_html, to_markdown, to_text
+from tgems_export.study.parts import Table
 from tgems_export.study.plan import FULL, Plan, ablation_tasks, layer_tasks, rivals_task, sampling_task
 from tgems_export.study.rivals import FORMS, RIVALS, SAMPLES
+from tgems_export.study.subject import Subject
 from tgems_export.study.wording import count, large, layers_named, percent, points, with_spread
 
 CLASSES = ("cat", "<b>&", "a|b_c $x$", "犬")
@@ -72,10 +74,11 @@ def make_material(layers=6, classes=CLASSES, **changed):
 
 def make_results(plan, material):
     """Figures of every task, by the evaluators themselves, of rates that are drawn."""
-    first = layer_tasks(plan, material)
+    subject = Subject.of(material)
+    first = layer_tasks(plan, subject)
     results = {name: make_figures(name, material) for name in first}
-    pool = plan.better_pool(results, material, plan.layer)
-    rest = [name for name in ablation_tasks(plan, material, pool) if name not in results]
+    pool = plan.better_pool(results, subject.pools, plan.layer)
+    rest = [name for name in ablation_tasks(plan, subject, pool) if name not in results]
     return results | {name: make_figures(name, material) for name in rest}
 
 
@@ -111,11 +114,11 @@ def make_study(material=None):
     material = material or make_material()
     plan = make_plan()
     exits = tuple(Cost(100_000 * n, 20_000_000 * n) for n in range(1, material.layers + 1))
-    return Study(plan, material, Cost(650_000, 130_000_000), exits, make_results(plan, material))
+    return Study(plan, Subject.of(material), Cost(650_000, 130_000_000), exits, make_results(plan, material))
 
 
 def make_page(study):
-    return Page("demo on <pictures>", "tgems-edge study pictures", tuple(report.sections(study)), "Made.")
+    return Page("demo on <pictures>", "tgems-edge study pictures", "Made.", tuple(report.sections(study)))
 
 
 def said(sentences):
@@ -148,14 +151,14 @@ def answer(study, task, right, prefix=""):
 def answer_all(study, right):
     """Of the method at every layer."""
     for layer in study.layers:
-        for pool in study.material.pools:
+        for pool in study.subject.pools:
             for head in study.heads(layer, pool):
                 answer(study, head.name, right)
 
 
 def rival_all(study, right):
     for layer in study.layers:
-        for pool in study.material.pools:
+        for pool in study.subject.pools:
             for rival in RIVALS:
                 answer(study, rivals_task(layer, pool), right, f"{rival} ")
 
@@ -235,7 +238,7 @@ def test_markdown_tables_have_as_many_cells_in_each_row(page):
 
 
 def test_every_figure_is_formatted(page):
-    found = [part for section in page.sections for part in section.parts if isinstance(part, tables.Table)]
+    found = [part for section in page.sections for part in section.parts if isinstance(part, Table)]
     cells = [cell for table in found for row in table.rows for cell in row]
     text = [paragraph for section in page.sections for paragraph in section.text]
     assert all(len(table.header) == len(row) for table in found for row in table.rows)
@@ -254,7 +257,7 @@ def test_parts_without_pictures_are_left_out():
         "new name",
         "held-out templates",
         "Both pools",
-        "chose the pool",
+        "the better pool",
         "Before block",
     ):
         assert absent not in text.replace("no answer for a new name", "")
@@ -280,9 +283,9 @@ def test_a_rival_that_is_ahead_is_said(study):
     rival_all(study, 120)
     assert "T-GEM + Jumper is better at every layer" in said(statements.layers(study))
     rival_all(study, 200)
-    assert "T-GEM + Jumper is not to be told from it at every layer" in said(statements.layers(study))
+    assert "T-GEM + Jumper is not measurably different at every layer" in said(statements.layers(study))
     answer(study, rivals_task(4, study.pools[4]), 230, "regression ")
-    assert "not to be told from it at layers 1 to 3, 5 and 6 and worse at layer 4" in said(
+    assert "not measurably different at layers 1 to 3, 5 and 6 and worse at layer 4" in said(
         statements.layers(study)
     )
     assert "It is behind at layer 4 by 12.5 ± 4.2 points (regression)" in said(statements.layers(study))
@@ -294,7 +297,7 @@ def test_the_summary_says_what_an_exit_costs(study):
     answer_all(study, 160)
     answer(study, FULL, 200)
     text = said(statements.summary(study))
-    assert "right about 66.7 ± 0.0 %" in text
+    assert "a top-1 accuracy of 66.7 ± 0.0 %" in text
     assert "worse (−16.7 ± 4.7 points)" in text
     assert "Every exit is measurably worse than the full CLIP" in text
     assert "keeps 200.00 k of 650.00 k parameters and 40.00 M of 130.00 M operations" in text
@@ -321,7 +324,7 @@ def test_coverage_outside_its_interval_is_said(study):
     assert ("threshold", "90.0", percent(low - 0.05)) in [row[:3] for row in tables.coverage(study).rows]
     assert [row[4] for row in tables.coverage(study).rows].count("no") == 1
     figures |= {"threshold 0.9 coverage": 1.0, "top1": 0.99}
-    assert "as the best class alone is right about 99.0 %" in said(statements.sets(study))
+    assert "as the best class alone is right for 99.0 %" in said(statements.sets(study))
     assert f"not at most {percent(high)} %" in said(statements.sets(study))
 
 
@@ -330,23 +333,22 @@ def test_coverage_outside_its_interval_is_said(study):
     [
         (0.9, "where guessing has 50"),
         (0.57, "near guessing"),
-        (0.51, "not to be told from guessing"),
+        (0.51, "not measurably different from guessing"),
         (0.3, "worse than guessing"),
     ],
 )
 def test_unknown_pictures_that_look_known_are_said(study, auroc, verdict):
     figures = study.results[study.heads(LAYER)[0].name]
     figures |= {f"{score} auroc new names": auroc for score in ("surprisal", "doubt")}
-    many = dataclasses.replace(study.material.unknown["new names"], rows=np.arange(2000))
-    material = dataclasses.replace(study.material, unknown={"new names": many})
-    assert said(statements.unknown(dataclasses.replace(study, material=material))).count(verdict) == 2
+    subject = dataclasses.replace(study.subject, unknown={"new names": 2000})
+    assert said(statements.unknown(dataclasses.replace(study, subject=subject))).count(verdict) == 2
 
 
 def test_new_names_that_are_guessed_are_said(study):
-    assert "which is more than guessing (12.5 %)" in said(statements.ablations(study))
+    assert "which is above guessing (12.5 %)" in said(statements.ablations(study))
     for head in study.heads(LAYER):
         study.results[head.name]["new names"] = 0.13
-    assert "which cannot be told from guessing (12.5 %)" in said(statements.ablations(study))
+    assert "which is not measurably above guessing (12.5 %)" in said(statements.ablations(study))
 
 
 def test_warnings_are_said_once(study):
@@ -369,16 +371,16 @@ def test_an_oracle_counts_each_picture_at_its_first_right_layer(study):
     assert np.bincount(study.first_right).tolist() == [96, 24, 24, 24, 24, 24, 24]
     assert tables.oracle(study).rows[4] == ("5", "50.0", "10.0", "50.0", "83.3")
     text = said(statements.oracle(study))
-    assert "Some layer is right about 60.0 %" in text
+    assert "Some layer is right for 60.0 %" in text
     assert "Before block 6, 50.0 % of all pictures are resolved, which is 83.3 %" in text
 
 
 def test_calibration_says_which_way_it_errs(study):
     figures = study.results[study.heads(LAYER)[0].name]
     figures["reliability before"] = [[EVALUATION, figures["top1"] + 0.2, figures["top1"]]]
-    assert "too sure of itself" in said(statements.calibration(study))
+    assert "overconfident" in said(statements.calibration(study))
     figures["reliability before"] = [[EVALUATION, figures["top1"] - 0.2, figures["top1"]]]
-    assert "not sure enough of itself" in said(statements.calibration(study))
+    assert "underconfident" in said(statements.calibration(study))
     for head in study.heads(3):
         study.results[head.name]["calibration error after"] = 0.9
     assert "does not help at layer 3" in said(statements.calibration(study))
@@ -406,7 +408,7 @@ def test_how_figures_are_written():
 
 
 def test_plain_text_has_figures_at_the_right():
-    table = tables.Table("", "", ("layer", "top-1"), (("1", "9.0"), ("full CLIP", "76.0")))
+    table = Table("", "", ("layer", "top-1"), (("1", "9.0"), ("full CLIP", "76.0")))
     assert to_text(table) == "layer      top-1\n1            9.0\nfull CLIP   76.0"
 
 
@@ -417,7 +419,7 @@ def make_report(encoder, reporter, monkeypatch):
     material = make_material(layers=encoder.blocks, prompts=torch.zeros(4, 2, encoder.embedding_width))
     monkeypatch.setattr(report, "gather", lambda *_: (material, {"training": "0"}))
     identity = report.identify(encoder, material, {"training": "0"}, templates, plan)
-    finished = json.dumps({**identity, "results": make_results(plan, material)})
+    finished = json.dumps({**identity, "heading": {}, "results": make_results(plan, material)})
 
     def make_report(out, plan=plan):
         if not out.exists():

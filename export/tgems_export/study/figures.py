@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from tgems_edge.metrics import coverage_interval
 from tgems_edge.sets import COVERAGES
 from tgems_export.costs import Cost
-from tgems_export.study.material import Material
 from tgems_export.study.measures import right_answers
 from tgems_export.study.plan import (
     FULL,
@@ -31,6 +30,7 @@ from tgems_export.study.plan import (
     sampling_task,
 )
 from tgems_export.study.rivals import FORMS, RIVALS, SAMPLES
+from tgems_export.study.subject import Subject
 from tgems_export.study.variations import Variation
 from tgems_export.towers import Pool
 
@@ -70,7 +70,7 @@ class Study:
     """A finished study."""
 
     plan: Plan
-    material: Material
+    subject: Subject
     full: Cost
     exits: tuple[Cost, ...]  # N
     results: Results
@@ -78,17 +78,19 @@ class Study:
     @property
     def layers(self) -> range:
         """The N layers, counted from 1."""
-        return range(1, self.material.layers + 1)
+        return range(1, self.subject.layers + 1)
 
     @property
     def pictures(self) -> int:
         """B."""
-        return len(self.material.evaluation.rows)
+        return sum(self.subject.evaluation)
 
     @cached_property
     def pools(self) -> dict[int, Pool]:
         """The method's pool at each layer."""
-        return {layer: self.plan.better_pool(self.results, self.material, layer) for layer in self.layers}
+        return {
+            layer: self.plan.better_pool(self.results, self.subject.pools, layer) for layer in self.layers
+        }
 
     def heads(self, layer: int, pool: Pool | None = None) -> list[Variation]:
         """The method at one layer, for each seed."""
@@ -139,15 +141,9 @@ class Study:
         return [self.value(few_shot_rivals(head), f"{rival} top1") for head in heads]
 
     @property
-    def new_names(self) -> int:
-        """How many there are."""
-        text = self.material.new_text
-        return 0 if text is None else len(text)
-
-    @property
     def ablations(self) -> list[Ablation]:
         """One factor at a time, around the method at the plan's layer."""
-        return ablations(self.plan, self.material, self.pools[self.plan.layer])
+        return ablations(self.plan, self.subject, self.pools[self.plan.layer])
 
     @cached_property
     def first_right(self) -> NDArray[np.int64]:
@@ -158,8 +154,7 @@ class Study:
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """For each promised coverage, where the measured one falls in 95 of 100 cases."""
-        calibrated = len(self.material.calibration.rows)
-        return {c: coverage_interval(calibrated, self.pictures, float(c)) for c in COVERAGES}
+        return {c: coverage_interval(self.subject.calibration, self.pictures, float(c)) for c in COVERAGES}
 
     def _bits(self, text: str) -> NDArray[np.bool_]:
         return right_answers(text, self.pictures)

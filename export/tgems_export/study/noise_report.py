@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +16,21 @@ from tgems_edge.errors import InputError
 from tgems_edge.progress import Reporter
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
-from tgems_export.provenance import made_with
-from tgems_export.study.noise import RECIPES, Noise, measure_noise, read_halves
-from tgems_export.study.page import Page, Section, to_markdown, to_text
-from tgems_export.study.plots import Plot, make_plot
+from tgems_export.study.drawing import make_plot
+from tgems_export.study.noise import RECIPES, Noise, Profile, measure_noise, read_halves
+from tgems_export.study.page import Page, Section, made_with, to_markdown, to_text
+from tgems_export.study.parts import Plot, Table
 from tgems_export.study.report import Report
-from tgems_export.study.tables import Table
-from tgems_export.study.wording import count, joined, layers_named, percent
+from tgems_export.study.sentences import say
+from tgems_export.study.wording import count, percent
 
-__all__ = ["make_noise_report", "page_of", "to_json"]
+__all__ = ["make_noise_report", "page_of", "render_noise", "to_json"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PACKAGES = ("torch", "open_clip_torch", "onnx", "onnxruntime", "numpy")
 
 DROPPED = 0.5  # of the mean INR: exits below are dropped (eq. 6)
 LITTLE = 0.1  # of what a block adds
-PAPER = (
-    "For comparison, somebody else's figures: of ViT-B/32 on other pictures, the paper (arXiv 2605.26415) "
-    "states less than 10 % up to block 8, then 30, 40, 52 and 48 % behind blocks 9 to 12."
-)
 
 COLOURS = {"dynamic": "#222222", "minmax": "#0072b2", "entropy": "#d55e00", "percentile": "#009e73"}
 
@@ -64,18 +60,38 @@ def make_noise_report(
     folder = read_unlabelled(root)
     report_left_out(folder, reporter)
     noise = measure_noise(encoder, *read_halves(folder, encoder.preprocessing, reporter), reporter)
-    page = page_of(noise, f"{encoder.id.name} on {root}", command)
-    texts = {figures: to_json(noise, encoder, folder), out / "noise.md": to_markdown(page, plots="")}
-    texts |= {out / f"{plot.name}.svg": plot.svg for plot in page.plots}
+    heading = {
+        "title": f"What INT8 does to {encoder.id.name} on {root}",
+        "command": command,
+        "made": made_with(*PACKAGES),
+    }
+    try:
+        write_atomically(figures, to_json(noise, encoder, folder, heading).encode(), overwrite=overwrite)
+    except FileExistsError:
+        raise InputError(f"{figures}: made by another process meanwhile; give another --out") from None
+    return render_noise(figures)
+
+
+def render_noise(figures: Path) -> Report:
+    """Writes page and plot of a measurement beside its figures."""
+    kept = json.loads(figures.read_text(encoding="utf-8"))
+    noise = Noise(
+        natural=np.array(kept["d_nat"]),
+        profiles={
+            name: Profile(*(np.array(found[measure]) for measure in ("d_quant", "inr", "drift")))
+            for name, found in kept["recipes"].items()
+        },
+        **kept["pictures"],
+    )
+    page = page_of(noise, kept["heading"])
+    texts = {figures.with_name("noise.md"): to_markdown(page, plots="")}
+    texts |= {figures.with_name(f"{plot.name}.svg"): plot.svg for plot in page.plots}
     for path, text in texts.items():
-        try:
-            write_atomically(path, text.encode(), overwrite=overwrite or path != figures)
-        except FileExistsError:
-            raise InputError(f"{path}: made by another process meanwhile; give another --out") from None
-    return Report("\n\n".join([to_text(_ratios(noise)), *_summary(noise)]), tuple(texts))
+        write_atomically(path, text.encode())
+    return Report("\n\n".join([to_text(_ratios(noise)), *_summary(noise)[:-1]]), (figures, *texts))
 
 
-def to_json(noise: Noise, encoder: Encoder, folder: ImageFolder) -> str:
+def to_json(noise: Noise, encoder: Encoder, folder: ImageFolder, heading: Mapping[str, str]) -> str:
     """All figures, and what they are of."""
     recipes = {
         name: {
@@ -88,6 +104,7 @@ def to_json(noise: Noise, encoder: Encoder, folder: ImageFolder) -> str:
     }
     content = {
         "schema_version": SCHEMA_VERSION,
+        "heading": dict(heading),
         "encoder": dataclasses.asdict(encoder.id),
         "folder": folder.sha256,
         "pictures": {"observed": noise.observed, "measured": noise.measured},
@@ -101,56 +118,37 @@ def _rounded(values: NDArray[np.float64]) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def page_of(noise: Noise, what: str, command: str) -> Page:
-    """All that there is to say of the noise of `what`."""
+def page_of(noise: Noise, heading: Mapping[str, str]) -> Page:
+    """All that there is to say of the noise."""
+    method = say("noise_method", len(noise.natural), observed=noise.observed, measured=noise.measured)
     sections = (
-        Section("Summary", (*_summary(noise), PAPER), (_plot(noise), _ratios(noise))),
-        Section(
-            "The figures behind it", tuple(_method(noise)), (_distances(noise), _inrs(noise), _drifts(noise))
-        ),
+        Section("Summary", _summary(noise), (_plot(noise), _ratios(noise))),
+        Section("The figures behind it", method, (_distances(noise), _inrs(noise), _drifts(noise))),
     )
-    return Page(f"What INT8 does to {what}", command, sections, made_with(*PACKAGES))
+    return Page(**heading, sections=sections)
 
 
-def _summary(noise: Noise) -> Iterator[str]:
-    mean = {name: float(noise.ratio(name).mean()) for name in noise.profiles}
-    least, most = min(mean, key=mean.__getitem__), max(mean, key=mean.__getitem__)
-    yield (
-        f"The least noisy recipe is {_quoted(least)}: on average over layers, its noise is "
-        f"{percent(mean[least])} % of what a block adds to the tokens. The noisiest is {_quoted(most)}, with "
-        f"{percent(mean[most])} %."
-    )
-    ratio = noise.ratio(least)
-    little = [int(i) + 1 for i in np.flatnonzero(ratio < LITTLE)]
-    at = f"at {layers_named(little, len(ratio))}" if little else "nowhere"
-    yield (
-        f"With {_quoted(least)} it is under {100 * LITTLE:.0f} % {at}, and largest at layer "
-        f"{ratio.argmax() + 1}: {percent(float(ratio.max()))} %."
-    )
-    changes = [
-        f"from {percent(mean[name])} to {percent(mean[f'{name}, equalised'])} % ({name})"
-        for name in mean
-        if f"{name}, equalised" in mean
-    ]
-    yield f"Equalising changes the average {joined(changes)}."
-    inr = noise.profiles[least].inr
-    dropped = [int(i) + 1 for i in np.flatnonzero(inr < DROPPED * inr.mean())]
-    said = f"those at {layers_named(dropped, len(inr))}" if dropped else "none"
-    yield (
-        f"An exit whose INR is less than half the mean of all layers is to be dropped (eq. 6): with "
-        f"{_quoted(least)}, {said}."
-    )
-
-
-def _method(noise: Noise) -> Iterator[str]:
-    yield (
-        f"{count(noise.observed)} pictures gave the ranges; on {count(noise.measured)} others the noise was "
-        "measured, one at a time. z are the tokens of a picture behind a block in fp32, ẑ the same with all "
-        "blocks so far in INT8. Norms and cosines are over all tokens and channels, means over pictures."
-    )
-    yield (
-        "Weights have 7 bits, as in a file for any processor; the 8 bits that some can multiply without "
-        "overflow are finer."
+def _summary(noise: Noise) -> tuple[str, ...]:
+    """What stands out; what the paper says comes last."""
+    means = {name: float(noise.ratio(name).mean()) for name in noise.profiles}
+    least = min(means, key=means.__getitem__)
+    ratio, inr = noise.ratio(least), noise.profiles[least].inr
+    return say(
+        "noise",
+        len(ratio),
+        means=means,
+        least=least,
+        most=max(means, key=means.__getitem__),
+        limit=LITTLE,
+        under=(np.flatnonzero(ratio < LITTLE) + 1).tolist(),
+        largest_layer=int(ratio.argmax()) + 1,
+        largest=float(ratio.max()),
+        changes={
+            name: (means[name], means[f"{name}, equalised"])
+            for name in means
+            if f"{name}, equalised" in means
+        },
+        dropped=(np.flatnonzero(inr < DROPPED * inr.mean()) + 1).tolist(),
     )
 
 
@@ -205,10 +203,6 @@ def _table(noise: Noise, title: str, text: str, column: Callable[[str], list[str
 def _figure(value: float) -> str:
     """Three digits."""
     return count(int(float(f"{value:.3g}"))) if value >= 100 else f"{value:#.3g}"
-
-
-def _quoted(name: str) -> str:
-    return f"“{name}”"
 
 
 def _plot(noise: Noise) -> Plot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ import numpy as np
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value
 from tgems_export.study.rivals import measure_rivals, measure_sampling, measure_zero_shot
+from tgems_export.study.subject import Subject
 from tgems_export.study.variations import Variation, measure_head
 from tgems_export.towers import Pool
 
@@ -67,20 +68,22 @@ class Plan:
         """The T-GEM without Jumper."""
         return dataclasses.replace(self.head(layer, pool, 0), jumper=False)
 
-    def better_pool(self, results: Mapping[str, Mapping[str, Value]], material: Material, layer: int) -> Pool:
+    def better_pool(
+        self, results: Mapping[str, Mapping[str, Value]], pools: Sequence[Pool], layer: int
+    ) -> Pool:
         """The pool whose heads did better on the training pictures that watched."""
 
         def watched(pool: Pool) -> float:
             return float(np.mean([results[head.name]["watched"] for head in self.heads(layer, pool)]))
 
-        return max(material.pools, key=watched)
+        return max(pools, key=watched)
 
 
-def layer_tasks(plan: Plan, material: Material) -> dict[str, Task]:
+def layer_tasks(plan: Plan, subject: Subject) -> dict[str, Task]:
     """Every layer with every pool: the method, what it is held against, and the full CLIP."""
     tasks: dict[str, Task] = {FULL: measure_zero_shot}
-    for layer in range(1, material.layers + 1):
-        for pool in material.pools:
+    for layer in range(1, subject.layers + 1):
+        for pool in subject.pools:
             tasks |= _head_tasks([*plan.heads(layer, pool), plan.unprojected(layer, pool)])
             tasks[rivals_task(layer, pool)] = partial(measure_rivals, layer=layer, pool=pool)
             tasks[sampling_task(layer, pool)] = partial(measure_sampling, layer=layer, pool=pool)
@@ -105,14 +108,14 @@ class Ablation:
     heads: dict[str, list[Variation]]  # by value, the method's own among them
 
 
-def ablations(plan: Plan, material: Material, pool: Pool) -> list[Ablation]:
+def ablations(plan: Plan, subject: Subject, pool: Pool) -> list[Ablation]:
     """One factor at a time, around the method at one layer."""
 
     def vary(**changed: object) -> list[Variation]:
         return plan.heads(plan.layer, pool, **changed)
 
-    widths = sorted({*(k for k in WIDTHS if k <= material.width), plan.k})
-    least = int(np.bincount(material.training.labels).min())
+    widths = sorted({*(k for k in WIDTHS if k <= subject.width), plan.k})
+    least = min(subject.training)
     return [
         Ablation("loss", {loss: vary(loss=loss) for loss in LOSSES}),
         Ablation("K", {str(k): vary(k=k) for k in widths}),
@@ -126,9 +129,9 @@ def ablations(plan: Plan, material: Material, pool: Pool) -> list[Ablation]:
     ]
 
 
-def ablation_tasks(plan: Plan, material: Material, pool: Pool) -> dict[str, Task]:
+def ablation_tasks(plan: Plan, subject: Subject, pool: Pool) -> dict[str, Task]:
     """The heads of all ablations, and the rivals that learn from as few pictures."""
-    found = ablations(plan, material, pool)
+    found = ablations(plan, subject, pool)
     tasks = _head_tasks([head for ablation in found for heads in ablation.heads.values() for head in heads])
     for head in (head for heads in found[-1].heads.values() for head in heads if head.per_class):
         tasks[few_shot_rivals(head)] = partial(

@@ -1,25 +1,19 @@
-"""Figures to pictures: SVG that is the same wherever it is drawn from the same figures."""
+"""Plots of a study, one function each."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tgems_export.study.drawing import make_plot
 from tgems_export.study.figures import EARLY, PAPER_EARLY, PAPER_ORACLE, Study
+from tgems_export.study.parts import Plot
 from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task, sampling_task
 from tgems_export.study.rivals import FORMS, RIVALS, SAMPLES
-from tgems_export.study.tables import MANY_CLASSES, RULE, SAMPLE
+from tgems_export.study.tables.choices import MANY_CLASSES, RULE, SAMPLE
 
-__all__ = ["Plot", "accuracy", "answers", "factors", "make_plot", "oracle", "reliability", "sampling"]
+__all__ = ["accuracy", "answers", "factors", "oracle", "reliability", "sampling"]
 
 METHOD = "T-GEM + Jumper"
 COLOURS = {  # Okabe and Ito: told apart by colour-blind readers, too
@@ -32,32 +26,6 @@ COLOURS = {  # Okabe and Ito: told apart by colour-blind readers, too
     "nearest mean": "#8c8c8c",
     FULL: "#222222",
 }
-STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text, in the reader's own font
-    "font.family": "sans-serif",
-    "text.parse_math": False,  # a class may be called $
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#777777",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-}
-WIDTH = 9.0  # inches
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A picture; `caption` says what it shows."""
-
-    name: str  # of its file, without ending
-    caption: str
-    svg: str
 
 
 def accuracy(study: Study) -> Plot:
@@ -165,9 +133,9 @@ def oracle(study: Study) -> Plot:
 
 def answers(study: Study) -> Plot:
     """How often each class is the answer, at the plan's layer."""
-    classes = study.material.classes
+    classes = study.subject.classes
     found = np.array(study.first(study.plan.layer, "answers"))
-    true = np.bincount(study.material.evaluation.labels, minlength=len(classes))
+    true = np.array(study.subject.evaluation)
     are_many = len(classes) > MANY_CLASSES
 
     def draw(figure: Figure) -> None:
@@ -260,26 +228,3 @@ def _draw_band(axes: Axes, x: object, low: np.ndarray, high: np.ndarray, colour:
 
 def _percent(shares: list[float]) -> list[float]:
     return [100 * share for share in shares]
-
-
-def make_plot(name: str, caption: str, height: float, draw: Callable[[Figure], None]) -> Plot:
-    """A picture in the style of all of them.
-
-    Args:
-        name: of its file, without ending.
-        caption: what it shows.
-        height: in inches.
-        draw: fills the figure.
-    """
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # missing in this font; the reader's own will have it
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return Plot(name, caption, _bare(file.getvalue()))
-
-
-def _bare(svg: str) -> str:
-    """Without what a page cannot have twice: prologue, and numbered ids that nothing refers to."""
-    return re.sub(r' id="[\w.]+_\d+"', "", svg[svg.index("<svg") :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,19 @@ from tgems_export.costs import Cost, count_exit, count_full
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
 from tgems_export.prompts import Templates
-from tgems_export.provenance import made_with
 from tgems_export.study import plots, statements, tables
 from tgems_export.study.figures import Study
 from tgems_export.study.material import Folders, Material, gather
-from tgems_export.study.page import Page, Section, to_html, to_markdown, to_text
+from tgems_export.study.page import Page, Section, made_with, to_html, to_markdown, to_text
+from tgems_export.study.parts import Plot, Table
 from tgems_export.study.plan import Plan
 from tgems_export.study.rivals import FORMS
 from tgems_export.study.run import run
+from tgems_export.study.subject import Subject
 
-__all__ = ["Report", "identify", "make_report", "sections"]
+__all__ = ["Report", "identify", "make_report", "render", "sections"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PACKAGES = ("torch", "open_clip_torch", "scikit-learn", "numpy")
 
 
@@ -71,15 +73,30 @@ def make_report(
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file, not a folder; give another --out")
     material, digests = gather(encoder, folders, templates, reporter)
-    identity = identify(encoder, material, digests, templates, plan)
+    heading = {
+        "title": f"{encoder.id.name} on {folders.training}, layer by layer",
+        "command": command,
+        "made": made_with(*PACKAGES),
+    }
     figures = out / "study.json"
-    results = run(plan, material, identity, figures, reporter, overwrite=overwrite)
-    exits = tuple(Cost(**cost) for cost in identity["exits"])
-    study = Study(plan, material, Cost(**identity["full"]), exits, results)
-    title = f"{encoder.id.name} on {folders.training}, layer by layer"
-    page = Page(title, command, tuple(sections(study)), made_with(*PACKAGES))
+    identity = identify(encoder, material, digests, templates, plan)
+    run(plan, material, identity, heading, figures, reporter, overwrite=overwrite)
+    return render(figures)
+
+
+def render(figures: Path) -> Report:
+    """Writes the pages and plots of a finished study beside its figures."""
+    kept = json.loads(figures.read_text(encoding="utf-8"))
+    study = Study(
+        plan=Plan(**kept["plan"]),
+        subject=Subject.from_json(kept["subject"]),
+        full=Cost(**kept["full"]),
+        exits=tuple(Cost(**cost) for cost in kept["exits"]),
+        results=kept["results"],
+    )
+    page = Page(**kept["heading"], sections=tuple(sections(study)))
     summary = "\n\n".join([to_text(tables.overview(study)), *statements.summary(study)])
-    return Report(summary, (figures, *_write(page, out)))
+    return Report(summary, (figures, *_write(page, figures.parent)))
 
 
 def identify(
@@ -87,22 +104,13 @@ def identify(
 ) -> dict[str, Any]:
     """What a study is of; equal identities have equal figures."""
     exits = [count_exit(encoder, layer, plan.k, material.text) for layer in range(1, encoder.blocks + 1)]
-    purposes = {
-        "training": material.training,
-        "calibration": material.calibration,
-        "evaluation": material.evaluation,
-        **({"new names": material.new_names} if material.new_names else {}),
-        **material.unknown,
-    }
     return {
         "schema_version": SCHEMA_VERSION,
         "encoder": dataclasses.asdict(encoder.id),
-        "classes": list(material.classes),
         "folders": digests,
-        "pictures": {purpose: len(pictures.rows) for purpose, pictures in purposes.items()},
+        "subject": dataclasses.asdict(Subject.of(material)),
         "templates": dataclasses.asdict(templates),
         "plan": dataclasses.asdict(plan),
-        "pools": list(material.pools),
         "full": dataclasses.asdict(count_full(encoder)),
         "exits": [dataclasses.asdict(cost) for cost in exits],
     }
@@ -111,8 +119,8 @@ def identify(
 def sections(study: Study) -> Iterator[Section]:
     """All that a study says; parts that it lacks pictures or templates for are left out."""
 
-    def section(title: str, said: Iterator[str], *parts: tables.Table | plots.Plot | None) -> Section:
-        return Section(title, tuple(said), tuple(part for part in parts if part))
+    def section(title: str, said: tuple[str, ...], *parts: Table | Plot | None) -> Section:
+        return Section(title, said, tuple(part for part in parts if part))
 
     yield section("Summary", statements.summary(study), tables.overview(study), tables.pictures(study))
     yield section(
@@ -120,7 +128,7 @@ def sections(study: Study) -> Iterator[Section]:
         statements.layers(study),
         plots.accuracy(study),
         tables.accuracy(study, every_pool=False),
-        tables.accuracy(study, every_pool=True) if len(study.material.pools) > 1 else None,
+        tables.accuracy(study, every_pool=True) if len(study.subject.pools) > 1 else None,
         tables.tops(study),
     )
     yield section(
@@ -135,7 +143,7 @@ def sections(study: Study) -> Iterator[Section]:
         statements.ablations(study),
         plots.factors(study),
         *(tables.ablation(study, ablation) for ablation in study.ablations),
-        tables.new_names(study) if study.new_names else None,
+        tables.new_names(study) if study.subject.new_names else None,
     )
     yield section("Oracle", statements.oracle(study), plots.oracle(study), tables.oracle(study))
     yield section(
@@ -155,12 +163,12 @@ def sections(study: Study) -> Iterator[Section]:
         tables.coverage_of_layers(study),
         tables.class_coverage(study),
     )
-    if study.material.unknown:
+    if study.subject.unknown:
         yield section(
             "None of these",
             statements.unknown(study),
             tables.rejected(study),
-            *(tables.unknown(study, what) for what in study.material.unknown),
+            *(tables.unknown(study, what) for what in study.subject.unknown),
         )
 
 

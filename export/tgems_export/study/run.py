@@ -22,6 +22,7 @@ from tgems_export.files import write_atomically
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value
 from tgems_export.study.plan import Plan, Results, Task, ablation_tasks, layer_tasks
+from tgems_export.study.subject import Subject
 
 __all__ = ["load_results", "run"]
 
@@ -30,6 +31,7 @@ def run(
     plan: Plan,
     material: Material,
     identity: dict[str, Any],
+    heading: dict[str, str],
     path: Path,
     reporter: Reporter,
     *,
@@ -41,7 +43,8 @@ def run(
         plan: see `Plan`.
         material: see `Material`.
         identity: what the study is of; a file of another study is not continued.
-        path: the JSON file that keeps identity and figures.
+        heading: of the report, kept for it; a study with another one is the same study.
+        path: the JSON file that keeps identity, heading and figures.
         reporter: where progress goes.
         overwrite: replace the file of another study.
 
@@ -54,6 +57,9 @@ def run(
             write_atomically(path, _to_json(identity, results).encode(), overwrite=False)
         except FileExistsError:
             results = load_results(path, identity)
+
+    def keep() -> None:
+        write_atomically(path, _to_json(identity | {"heading": heading}, results).encode())
 
     with tempfile.TemporaryDirectory() as folder:
         shared = Path(folder) / "material.pickle"
@@ -68,12 +74,14 @@ def run(
                     joblib.delayed(_work)(shared, name, task, os.getpid()) for name, task in pending.items()
                 ):
                     results[name] = figures
-                    write_atomically(path, _to_json(identity, results).encode())
+                    keep()
                     progress.advance(1, name)
 
-        finish(layer_tasks(plan, material), "every layer")
-        pool = plan.better_pool(results, material, plan.layer)
-        finish(ablation_tasks(plan, material, pool), f"one factor at a time, layer {plan.layer}")
+        subject = Subject.of(material)
+        finish(layer_tasks(plan, subject), "every layer")
+        pool = plan.better_pool(results, subject.pools, plan.layer)
+        finish(ablation_tasks(plan, subject, pool), f"one factor at a time, layer {plan.layer}")
+    keep()
     return results
 
 

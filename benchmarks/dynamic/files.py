@@ -14,9 +14,9 @@ from time import perf_counter
 
 import numpy as np
 import onnx
-from exit_answers import INT8, Costs, Tower
 from numpy.typing import NDArray
 
+from dynamic.answers import INT8, Costs, Tower
 from tgems_edge.card import DynamicExit
 from tgems_edge.progress import Reporter
 from tgems_edge.rates import posterior

@@ -20,11 +20,13 @@ from typing import Literal
 import numpy as np
 import onnx
 import torch
+from measuring.files import OPSET
+from measuring.machine import int8_target
+from measuring.pictures import paths_of, read_all
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tgems_edge.data import ImageFolder, read_labelled, refuse_shared
-from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
 from tgems_edge.session import INPUT, open_session
 from tgems_export.cache import cache_root
@@ -41,7 +43,7 @@ from tgems_export.heads import Plan, train_heads
 from tgems_export.prompts import class_embeddings, encode_prompts, load_templates
 from tgems_export.quantisation.products import find_readouts
 from tgems_export.quantisation.ranges import with_outputs
-from tgems_export.quantisation.recipe import Recipe, Target
+from tgems_export.quantisation.recipe import Recipe
 from tgems_export.quantisation.search import Quantiser, batches, read_calibrating
 from tgems_export.ssa import SsaSettings
 from tgems_export.towers import Pool
@@ -52,7 +54,6 @@ __all__ = [
     "FP32",
     "INT8",
     "KINDS",
-    "OPSET",
     "TARGET",
     "Costs",
     "Heads",
@@ -73,8 +74,7 @@ PURPOSES: tuple[Purpose, ...] = ("calibration", "evaluation")
 KINDS: dict[HeadKind, str] = {"tgem": "T-GEM", "ssa": "SSA"}
 EPOCHS = 30  # of a T-GEM head; 120 take four times as long and gain a few tenths of a point
 SHARE = 1.0  # of the pictures that an SSA head learns from; the paper's tenth would give T-GEM an advantage
-OPSET = 18
-TARGET: Target = "x86-vnni" if "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8") else "generic"
+TARGET = int8_target()
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,9 @@ def gather(train: Path, calibration: Path, evaluation: Path, reporter: Reporter)
         training=training,
         pools=_shipped_pools(training.classes, encoder.blocks),
         text=text,
-        ranging=read_calibrating(_paths(calibrates), encoder.preprocessing, reporter),
-        calibration=_read(calibrates, encoder),
-        evaluation=_read(measures, encoder),
+        ranging=read_calibrating(paths_of(calibrates), encoder.preprocessing, reporter),
+        calibration=Pictures(read_all(calibrates, encoder.preprocessing), calibrates.labels),
+        evaluation=Pictures(read_all(measures, encoder.preprocessing), measures.labels),
         zero_shot=float(((embeddings @ text.T).argmax(1).numpy() == measures.labels).mean()),
         cache=cache_root() / "dynamic-exits" / train.name,
         key=hashlib.sha256(json.dumps([*digests, EPOCHS, SHARE, TARGET]).encode()).hexdigest()[:16],
@@ -141,15 +141,6 @@ def _shipped_pools(classes: Sequence[str], blocks: int) -> dict[int, Pool]:
     cards = {folder: load_head_card(head_file(folder, 1)) for folder in (DEMO_HEADS, DEMO_HEADS_190)}
     shipped = next(folder for folder, card in cards.items() if set(classes) <= set(card.classes))
     return {layer: load_head_card(head_file(shipped, layer)).pool for layer in range(1, blocks + 1)}
-
-
-def _paths(folder: ImageFolder) -> list[Path]:
-    return [folder.path(index) for index in range(len(folder.names))]
-
-
-def _read(folder: ImageFolder, encoder: Encoder) -> Pictures:
-    pixels = [read_pixels(path, encoder.preprocessing) for path in _paths(folder)]
-    return Pictures(np.stack(pixels), folder.labels)
 
 
 @dataclass(frozen=True)
@@ -199,13 +190,14 @@ class Heads:
         """What exits cost."""
         return Costs(self.material, self.parts)
 
-    @torch.no_grad()
     def rates(self, activations: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Rates (n, C) of every exit, of activations (n, D) of each."""
-        return [
-            make_readout(part.head, self.material.text)(torch.from_numpy(activation)).numpy()
-            for part, activation in zip(self.parts, activations, strict=True)
-        ]
+        readouts = [make_readout(part.head, self.material.text) for part in self.parts]  # may train them
+        with torch.no_grad():
+            return [
+                readout(torch.from_numpy(activation)).numpy()
+                for readout, activation in zip(readouts, activations, strict=True)
+            ]
 
 
 @dataclass(frozen=True)

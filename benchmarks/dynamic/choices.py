@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from exit_answers import Costs, Heads, Precision, Tower
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from dynamic.answers import Costs, Heads, Precision, Tower
 from tgems_edge.errors import InputError
 from tgems_edge.rates import posterior
 from tgems_export.calibration import fit_temperature

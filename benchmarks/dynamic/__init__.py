@@ -1,0 +1,1 @@
+"""Several exits in one file: heads and their answers, gates and thresholds, real files, and their rows."""
