@@ -1,4 +1,4 @@
-"""The pictures that are labelled while it is measured: drawn from a seed, or a user's own."""
+"""Pictures to label during a measurement: drawn from a seed, or the user's own."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from tgems_edge.folders import find_pictures
 from tgems_edge.images import decode
 from tgems_edge.progress import Reporter
 
-__all__ = ["Album", "draw_album", "find_album"]
+__all__ = ["PictureCycle", "draw_pictures", "pictures_from_folder"]
 
-DRAWN = 8
-SIZE = 640, 480  # of a usual camera
-COARSE, FINE, GRAIN = 40, 4, 0.15  # pixels, and the share of the fine ones: a JPEG as large as a photograph's
+DRAWN = 8  # pictures
+SIZE = 640, 480  # pixels; a common camera resolution
+# Pixels per step of the coarse and of the fine noise, and the weight of the fine noise: a JPEG of this noise
+# has as many bytes as a photograph.
+COARSE, FINE, GRAIN = 40, 4, 0.15
 QUALITY = 90
 
 
-class Album:
-    """Picture files in an order that mixes them, from the beginning again when all were taken.
+class PictureCycle:
+    """Picture files in shuffled order, starting over when all were taken.
 
-    A file is decoded when it is first taken, so that one that cannot be read is left out and disturbs no
-    measurement.
+    A file is decoded when it is first taken: one that cannot be read is left out before it is measured.
     """
 
     def __init__(self, paths: Sequence[Path], *, drawn: bool, reporter: Reporter):
-        """Files, at least one."""
+        """Take at least one file."""
         self._remaining = list(paths)
         random.Random(0).shuffle(self._remaining)
         self._drawn, self._reporter = drawn, reporter
@@ -41,10 +42,10 @@ class Album:
         self.unreadable = 0
 
     def take(self, count: int) -> list[Path]:
-        """The next `count` pictures.
+        """Return the next `count` pictures.
 
         Raises:
-            DataError: none of them can be read.
+            DataError: none of the files can be read.
         """
         taken: list[Path] = []
         while len(taken) < count:
@@ -70,40 +71,40 @@ class Album:
         return True
 
     def facts(self) -> Pictures:
-        """Of the pictures that were taken so far."""
+        """Return the number and the mean size of the pictures taken so far."""
         sizes, pixels = zip(*self._sizes.values(), strict=True)
         return Pictures("drawn" if self._drawn else "folder", len(sizes), fmean(sizes), fmean(pixels) / 1e6)
 
 
-def draw_album(folder: Path, reporter: Reporter) -> Album:
-    """Writes pictures that are the same everywhere: JPEG files of 640x480."""
+def draw_pictures(folder: Path, reporter: Reporter) -> PictureCycle:
+    """Write JPEG files of 640x480 pixels, the same on every machine, into a folder."""
     for number in range(DRAWN):
         _draw(number).save(folder / f"{number}.jpg", quality=QUALITY)
-    return Album(sorted(folder.glob("*.jpg")), drawn=True, reporter=reporter)
+    return PictureCycle(sorted(folder.glob("*.jpg")), drawn=True, reporter=reporter)
 
 
 def _draw(number: int) -> Image.Image:
-    """Large shapes with a little grain."""
+    """Return a picture of large shapes with a little grain."""
     width, height = SIZE
 
-    def noise(size: int) -> Image.Image:
-        drawn = Image.fromarray(noise_pixels(f"bench {number}", (height // size, width // size)))
+    def noise(step: int) -> Image.Image:
+        drawn = Image.fromarray(noise_pixels(f"bench {number}", (height // step, width // step)))
         return drawn.resize(SIZE, Image.Resampling.BICUBIC)
 
     return Image.blend(noise(COARSE), noise(FINE), GRAIN)
 
 
-def find_album(folder: Path, reporter: Reporter) -> Album:
-    """All pictures under a folder.
+def pictures_from_folder(folder: Path, reporter: Reporter) -> PictureCycle:
+    """Return all pictures below a folder.
 
     Raises:
-        DataError: there is no such folder, or no picture in it.
+        DataError: the folder does not exist, or has no pictures.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give --pictures a folder with pictures of yours")
+        raise DataError(f"{folder}: no such folder; give --pictures a folder of pictures")
     found = find_pictures(folder)
     if not found.paths:
         raise DataError(f"{folder}: a folder without pictures{found.left_out.hint}")
     if found.left_out.matters:
         reporter.warn(f"{folder}: left out: {found.left_out}")
-    return Album(found.paths, drawn=False, reporter=reporter)
+    return PictureCycle(found.paths, drawn=False, reporter=reporter)

@@ -1,6 +1,6 @@
-"""What is measured: a model file, or the full tower it is held against, run stage by stage.
+"""Candidates of a benchmark: an opened model file or full image tower, run stage by stage.
 
-B pictures of a run, C classes, E width of a tower's embeddings.
+Shapes: B pictures in a run, C classes, E width of a tower's embeddings.
 """
 
 from __future__ import annotations
@@ -26,59 +26,59 @@ from tgems_edge.model import Classifier
 from tgems_edge.rates import top_k
 from tgems_edge.session import INPUT, open_session
 
-__all__ = ["STAGES", "Contender", "Run", "open_contender", "run", "same_labels"]
+__all__ = ["STAGES", "Candidate", "Run", "open_candidate", "run", "same_labels"]
 
 STAGES = ("decode", "resize", "inference", "postprocess")
 
 
-class Contender(ABC):
-    """An opened file, and the three stages behind decoding."""
+class Candidate(ABC):
+    """An opened file, with the three stages that follow decoding."""
 
-    colour: Colour | None = None  # what is done about colour profiles
+    colour: Colour | None = None  # how colour profiles are converted; None ignores them
 
     @abstractmethod
     def resize(self, picture: Image.Image) -> NDArray[Any]:
-        """What the graph takes of an RGB picture."""
+        """Return an RGB picture as the graph takes it."""
 
     @abstractmethod
     def infer(self, inputs: Sequence[NDArray[Any]]) -> Any:
-        """The graph itself, on B pictures."""
+        """Run the graph on B pictures."""
 
     @abstractmethod
     def answer(self, outputs: Any) -> list[int]:
-        """Puts the classes in order, and says which block answered each of the B pictures, if it differs."""
+        """Sort the classes; return the exit layer of each of the B pictures, or [] without exits."""
 
 
-class ModelFile(Contender):
-    """A file of ours: what `Classifier.classify_batch` does, in its stages."""
+class ModelFile(Candidate):
+    """A model file: the steps of `Classifier.classify_batch`, one stage at a time."""
 
     def __init__(self, classifier: Classifier):
-        """An opened file."""
+        """Take an opened file."""
         self.classifier = classifier
         self.colour = classifier.card.preprocessing.colour
 
     def resize(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3); a graph that resizes takes the picture as it is."""
+        """Return uint8 pixels (H, W, 3); a graph that resizes takes the picture as it is."""
         card = self.classifier.card
         return to_pixels(picture, card.preprocessing) if card.input == INPUT else np.asarray(picture)
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> Any:
-        """Rates, probabilities and exit layers."""
+        """Return class-rates (B, C), probabilities (B, C) and exit layers (B,)."""
         return self.classifier.run(inputs)
 
     def answer(self, outputs: Any) -> list[int]:
-        """Classes in the order of their rates."""
+        """Sort the classes by rate; return the exit layers."""
         rates, _, exit_layers = outputs
         top_k(rates, rates.shape[1])
         layers: list[int] = exit_layers.tolist()
         return layers
 
 
-class FullTower(Contender):
-    """A plain CLIP image tower, with what makes it a classifier: cosines with the texts of the classes."""
+class FullTower(Candidate):
+    """A full CLIP image tower that classifies by the cosine with the text embedding of each class."""
 
     def __init__(self, path: Path, classes: int, threads: int, provider: str | None):
-        """Texts are drawn: what they say takes no time."""
+        """Open the file and draw random text embeddings; their values do not affect latency."""
         checked = check_structure(path, data_beside=True)
         self._session = open_session(checked, threads=threads, provider=provider)
         self._preprocessing = read_tower_card(self._session, str(path)).preprocessing
@@ -90,34 +90,34 @@ class FullTower(Contender):
         self._texts = np.random.default_rng(0).standard_normal((width, classes), np.float32)  # (E, C)
 
     def resize(self, picture: Image.Image) -> NDArray[np.float32]:
-        """float32 (3, H, W), scaled and normalised, which is outside of such a graph."""
+        """Return float32 (3, H, W), scaled and normalized: the graph of a tower does neither."""
         pixels = to_pixels(picture, self._preprocessing) * self._scale - self._offset
         return pixels.transpose(2, 0, 1)
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> Any:
-        """Embeddings (B, E)."""
+        """Return embeddings (B, E)."""
         return self._session.run(None, {self._input: np.stack(inputs)})[0]
 
     def answer(self, outputs: Any) -> list[int]:
-        """Classes in the order of their cosines."""
+        """Sort the classes by cosine; return []."""
         cosines = outputs / np.linalg.norm(outputs, axis=1, keepdims=True) @ self._texts
         top_k(-cosines, cosines.shape[1])
         return []
 
 
-def open_contender(path: Path, *, tower_classes: int | None, threads: int, provider: str | None) -> Contender:
-    """Opens a file.
+def open_candidate(path: Path, *, tower_classes: int | None, threads: int, provider: str | None) -> Candidate:
+    """Open a model file or a full tower.
 
     Args:
-        path: of a model file, or of a full tower.
-        tower_classes: how many classes a full tower is to tell apart; None for a model file.
-        threads: of one run.
+        path: the file.
+        tower_classes: number of classes that a full tower tells apart; None for a model file.
+        threads: threads of one run.
         provider: onnxruntime's execution provider; default CPU.
 
     Raises:
-        ModelFileError: it cannot be opened, or is not what it is said to be.
-        InputError: a provider or a number of threads that cannot be used.
-        MissingDependency: no onnxruntime is installed.
+        ModelFileError: the file cannot be opened, or is of the other kind.
+        InputError: the provider or the number of threads cannot be used.
+        MissingDependency: onnxruntime is not installed.
     """
     if tower_classes is not None:
         return FullTower(path, tower_classes, threads, provider)
@@ -126,22 +126,22 @@ def open_contender(path: Path, *, tower_classes: int | None, threads: int, provi
 
 @dataclass(frozen=True)
 class Run:
-    """B pictures, from the bytes of their files to their labels."""
+    """One run: B pictures, from the bytes of their files to their labels."""
 
-    seconds: tuple[float, ...]  # of each of STAGES
-    exit_layers: list[int]  # (B,) the block that answered each; empty for a full tower
+    seconds: tuple[float, ...]  # one for each of STAGES
+    exit_layers: list[int]  # (B,) the block that answered each picture; empty for a full tower
 
 
-def run(contender: Contender, files: Sequence[bytes]) -> Run:
-    """Labels the pictures in B files."""
+def run(candidate: Candidate, files: Sequence[bytes]) -> Run:
+    """Label B pictures, given as the bytes of their files, and time each stage."""
     started = perf_counter()
-    decoded = [decode(data, colour=contender.colour) for data in files]
+    decoded = [decode(data, colour=candidate.colour) for data in files]
     decoded_at = perf_counter()
-    inputs = [contender.resize(picture) for picture in decoded]
+    inputs = [candidate.resize(picture) for picture in decoded]
     resized_at = perf_counter()
-    outputs = contender.infer(inputs)
+    outputs = candidate.infer(inputs)
     inferred_at = perf_counter()
-    exit_layers = contender.answer(outputs)
+    exit_layers = candidate.answer(outputs)
     answered_at = perf_counter()
     times = (started, decoded_at, resized_at, inferred_at, answered_at)
     seconds = (after - before for before, after in pairwise(times))
@@ -149,7 +149,7 @@ def run(contender: Contender, files: Sequence[bytes]) -> Run:
 
 
 def same_labels(classifier: Classifier) -> bool:
-    """Whether the noise in its card gets the labels here that it got where the file was made."""
+    """Return whether the noise samples in the card get the labels that they got at export."""
     card: Card = classifier.card
     noise = [sample for sample in card.samples if sample.kind == "noise"]
     found = (classifier.run(noise_pixels(s.content, card.preprocessing.size)[None])[0] for s in noise)

@@ -1,4 +1,4 @@
-"""A machine, its runtime and a model, looked at once."""
+"""The whole diagnosis: machine, runtime and model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tgems_edge.doctor.checks import Check, check
 from tgems_edge.doctor.probe import Runtime, try_runtime
 from tgems_edge.machine import Conditions, Machine, describe, observe
 
-__all__ = ["Examination", "examine"]
+__all__ = ["Diagnosis", "diagnose"]
 
 
 @dataclass(frozen=True)
-class Examination:
-    """Everything that was found out."""
+class Diagnosis:
+    """State of a machine and its runtime, with the checks made on them."""
 
     machine: Machine
     conditions: Conditions
@@ -23,15 +23,15 @@ class Examination:
 
     @property
     def findings(self) -> list[Check]:
-        """The checks that found something wrong."""
+        """Return the checks that found a fault."""
         return [check for check in self.checks if check.fix]
 
 
-def examine(model: Path | None = None) -> Examination:
-    """Looks at this machine, and tries its onnxruntime on a model.
+def diagnose(model: Path | None = None) -> Diagnosis:
+    """Read this machine, run a model with its onnxruntime, and check both.
 
     Args:
-        model: the file; default as for every command.
+        model: the model file; default: the one that every command uses.
     """
     machine, conditions, runtime = describe(), observe(), try_runtime(model)
-    return Examination(machine, conditions, runtime, tuple(check(machine, conditions, runtime)))
+    return Diagnosis(machine, conditions, runtime, tuple(check(machine, conditions, runtime)))
