@@ -1,13 +1,6 @@
 """Resizing and cropping inside the graph, for callers that have no Pillow: C++, JavaScript, phones.
 
-The arithmetic of the sizes is that of `tgems_edge.images.to_pixels`, and so of torchvision and
-open_clip; the resampling is ONNX's cubic or linear `Resize` with antialias. Asked for the scale alone,
-it resamples otherwise than Pillow; given both target sizes, it is Pillow up to rounding.
-
-OpenVINO's own reader of ONNX files (2026.4) leaves the antialias of cubic `Resize` out: 44 % of the pixels of
-photographs were off by more than one grey level, by up to 178. The same resampling as two products with
-weights built in the graph agrees everywhere, but takes 2 times as long for 500x375 and 3 to 4 times for
-4000x3000, and a copy of the picture in floats. So `export` says where a file does not belong instead.
+The arithmetic of the sizes is that of `tgems_edge.images.to_pixels`, and so of torchvision and open_clip.
 """
 
 from __future__ import annotations
@@ -24,6 +17,7 @@ from tgems_edge.card import Resizing
 from tgems_edge.errors import ParityError
 from tgems_edge.images import Preprocessing, resampling, to_pixels
 from tgems_edge.session import IMAGE, INPUT
+from tgems_export.resampling import resampling_text
 from tgems_export.threads import open_on_one_thread
 
 __all__ = ["compare_resizing", "resizing_graph", "with_resizing"]
@@ -46,8 +40,8 @@ KEEP_RATIO = """
     exact_resized = Div (exact, ratio)
     rounded = Round (exact_resized)
     whole = Cast <to = 7> (rounded)
-    one = Constant <value_ints = [1]> ()
-    resized = Max (whole, one)
+    at_least_one = Constant <value_ints = [1]> ()
+    resized = Max (whole, at_least_one)
 """
 SQUASH = """
     resized = Identity (model)
@@ -58,57 +52,64 @@ resizing (uint8[H, W, 3] {image}) => (uint8[1, {height}, {width}, 3] {pixels}) {
     size = Shape <end = 2> ({image})
     model = Constant <value_ints = [{height}, {width}]> ()
     {resized}
-    planes = Transpose <perm = [2, 0, 1]> ({image})
     zeros = Constant <value_ints = [0, 0]> ()
-    zero = Constant <value_ints = [0]> ()
-    two = Constant <value_ints = [2]> ()
-    batch = Unsqueeze (planes, zero)
-    batch_size = Constant <value_ints = [1, 3]> ()
-    sizes = Concat <axis = 0> (batch_size, resized)
-    resampled = Resize <mode = "{mode}", antialias = 1, exclude_outside = 1, cubic_coeff_a = -0.5,
-        coordinate_transformation_mode = "half_pixel"> (batch, , , sizes)
-    lacking = Sub (model, resized)
-    missing = Max (lacking, zeros)
-    before = Div (missing, two)
-    after = Sub (missing, before)
-    pads = Concat <axis = 0> (zeros, before, zeros, after)
-    fill = Constant <value = uint8 {{{fill}}}> ()
-    padded = Pad (resampled, pads, fill)
-    padded_size = Add (resized, missing)
-    surplus = Sub (padded_size, model)
-    half = Div (surplus, two)
-    odd = Mod (surplus, two)
-    odd_half = Mod (half, two)
+    twos = Constant <value_ints = [2, 2]> ()
+    larger = Sub (resized, model)
+    surplus = Max (larger, zeros)
+    half_surplus = Div (surplus, twos)
+    odd = Mod (surplus, twos)
+    odd_half = Mod (half_surplus, twos)
     up = Mul (odd, odd_half)
-    start = Add (half, up)
-    end = Add (start, model)
-    axes = Constant <value_ints = [2, 3]> ()
-    cropped = Slice (padded, start, end, axes)
-    {pixels} = Transpose <perm = [0, 2, 3, 1]> (cropped)
+    start = Add (half_surplus, up)
+    missing = Sub (surplus, larger)
+    before = Div (missing, twos)
+    first = Sub (start, before)
+    {resampling}
+    {padded}
+    {pixels} = Unsqueeze (padded, axis_0)
 }}
+"""
+WITHOUT_PADDING = """
+    padded = Identity (resampled)
+"""
+PADDING = """
+    rows_same = Equal (rows_wanted, rows_index)
+    columns_same = Equal (columns_wanted, columns_index)
+    rows_upright = Constant <value_ints = [-1, 1, 1]> ()
+    columns_upright = Constant <value_ints = [-1, 1]> ()
+    rows_all = Reshape (rows_same, rows_upright)
+    columns_all = Reshape (columns_same, columns_upright)
+    rows_count, columns_count = Split <axis = 0> (model, each_axis)
+    rows_inside = Slice (rows_all, axis_0, rows_count, axis_0)
+    columns_inside = Slice (columns_all, axis_0, columns_count, axis_0)
+    inside = And (rows_inside, columns_inside)
+    fill = Constant <value = uint8 {{{fill}}}> ()
+    padded = Where (inside, resampled, fill)
 """
 
 
 def resizing_graph(preprocessing: Preprocessing, opset: int) -> onnx.ModelProto:
     """uint8 (H, W, 3) of any size to uint8 (1, H, W, 3) of the model's size, as one ONNX model."""
     height, width = preprocessing.size
-    if preprocessing.resize_mode == "squash":
+    mode, padded = preprocessing.resize_mode, WITHOUT_PADDING
+    if mode == "squash":
         resized = SQUASH
-    elif preprocessing.resize_mode == "shortest" and height == width:
+    elif mode == "longest":
+        resized = KEEP_RATIO.format(reduce="ReduceMax")
+        padded = PADDING.format(fill=preprocessing.fill_color)
+    elif height == width:
         resized = SHORTEST_SQUARE
     else:
-        largest = preprocessing.resize_mode == "longest"
-        resized = KEEP_RATIO.format(reduce="ReduceMax" if largest else "ReduceMin")
-    mode = {"bicubic": "cubic", "bilinear": "linear"}[resampling(preprocessing)]
+        resized = KEEP_RATIO.format(reduce="ReduceMin")
     text = GRAPH.format(
         opset=opset,
         image=IMAGE,
         pixels=INPUT,
         height=height,
         width=width,
-        resized=resized.strip(),
-        mode=mode,
-        fill=preprocessing.fill_color,
+        resized=resized,
+        resampling=resampling_text(preprocessing.size, resampling(preprocessing), IMAGE),
+        padded=padded,
     )
     model = parser.parse_model(text)
     onnx.checker.check_model(model)
