@@ -102,7 +102,7 @@ def _legend(report: Report) -> list[str]:
         f"{pictures.count} {'drawn' if drawn else 'of your'} pictures of {pictures.megapixels:.1f} "
         "megapixels. Outliers are kept; with fewer than 100 runs, p99 is the slowest. FPS: pictures per "
         "second.",
-        f"Start: {starts} new processes with {parameters.threads[0]} threads, from the start of Python to "
+        f"Start: {starts} new processes with --threads {parameters.threads[0]}, from the start of Python to "
         "the first label. Session and first run are parts of it. Memory is the resident memory of a "
         "process with one file.",
     ]

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +33,7 @@ from tgems_edge.errors import ImageError, InputError
 from tgems_edge.folders import LeftOut, find_pictures
 from tgems_edge.globs import find_matches
 from tgems_edge.images import Picture
-from tgems_edge.model import Result, Speed
+from tgems_edge.model import Classifier, Result, Speed
 from tgems_edge.printable import padded, printable, width
 from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod
 
@@ -116,24 +116,14 @@ def classify(
         show: _JsonLines | _Table = _JsonLines(uncertainty, top, not no_verify)
     else:
         show = _Table(card, uncertainty, top, pictures)
-    failed = 0
-    speeds = []
-    exit_layers: Counter[int] = Counter()
-    with closing(classifier.classify_each([_open(name) for name in pictures], batch=batch)) as results:
-        for name, result in zip(pictures, results, strict=True):
-            show(name, result)
-            if isinstance(result, ImageError):
-                failed += 1
-            else:
-                speeds.append(result.speed)
-                exit_layers[result.exit_layer] += 1
-    if speeds and not quiet:
+    totals = _classify_each(classifier, pictures, batch, show)
+    if totals.speeds and not quiet:
         if card.dynamic:
-            print_note(_describe_exits(card, exit_layers))
-        print_note(_describe_speed(speeds))
-    if failed:
+            print_note(_describe_exits(card, totals.exit_layers))
+        print_note(_describe_speed(totals.speeds))
+    if totals.failed:
         if len(pictures) > 1:
-            print_note(f"{failed} of {len(pictures)} pictures could not be read")
+            print_note(f"{totals.failed} of {len(pictures)} pictures could not be read")
         raise typer.Exit(ImageError.exit_code)
 
 
@@ -169,6 +159,31 @@ def _find_pictures(arguments: Iterable[str]) -> tuple[list[str], LeftOut]:
         pictures += found
         left_out.counts.update(others.counts)
     return pictures, left_out
+
+
+@dataclass
+class _Totals:
+    """Totals over all pictures of a command."""
+
+    failed: int = 0
+    speeds: list[Speed] = field(default_factory=list)
+    exit_layers: Counter[int] = field(default_factory=Counter)
+
+
+def _classify_each(
+    classifier: Classifier, pictures: list[str], batch: int, show: _JsonLines | _Table
+) -> _Totals:
+    """Classify the pictures, show each result as soon as it is there, and return the totals."""
+    totals = _Totals()
+    with closing(classifier.classify_each([_open(name) for name in pictures], batch=batch)) as results:
+        for name, result in zip(pictures, results, strict=True):
+            show(name, result)
+            if isinstance(result, ImageError):
+                totals.failed += 1
+            else:
+                totals.speeds.append(result.speed)
+                totals.exit_layers[result.exit_layer] += 1
+    return totals
 
 
 def _open(name: str) -> Picture:

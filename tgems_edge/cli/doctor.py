@@ -33,7 +33,9 @@ def doctor(
             help="Model file. Default: $TGEMS_MODEL, else ./model.onnx, else the built-in demo file.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print findings only.")] = False,
 ) -> None:
     """Check whether this machine is fit to run a model file.

@@ -66,7 +66,7 @@ def evaluate(
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure accuracy, calibration, coverage and latency of a model file on labelled pictures.
+    """Measure a model file on labelled pictures: accuracy, calibration, coverage, latency.
 
     The folders must have the names of classes of the model; case, hyphens and underscores do not matter.
     Classes without a folder are listed, and the model may still answer with them. Pictures that calibrated

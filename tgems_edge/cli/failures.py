@@ -152,7 +152,7 @@ def _explain_import(error: ImportError, reason: str) -> str:
 
 
 def _is_ours(module: str | None) -> bool:
-    """Return whether the module is part of an installed package of ours: its absence is an internal error."""
+    """Return whether a module belongs to an installed package of ours: its absence is an internal error."""
     package, _, rest = (module or "").partition(".")
     return package in OUR_PACKAGES and bool(rest) and sys.modules.get(package) is not None
 

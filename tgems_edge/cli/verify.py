@@ -44,7 +44,7 @@ def verify(
     timeout: Timeout = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check that this machine reproduces the results recorded in a model file.
+    """Check that this machine reproduces the results of a model file.
 
     The command first compares the file with its own digest. Then it decodes, resizes and runs the samples in
     the file, and compares each stage with the results of the machine that exported it.
