@@ -1,8 +1,8 @@
 """Build the site of the documentation into build/docs: python docs/build.py
 
-The pages lie where GitHub shows them: docs/, benchmarks/results, the changelog beside the README. Their links are
-relative and lead somewhere there. This puts copies of them into build/site-source, with links that hold in the
-site, and calls Zensical, for which a warning is an error.
+The pages lie where GitHub shows them: docs/, benchmarks/results, the changelog beside the README. Their links
+are relative and lead somewhere there. This puts copies of them into build/site-source, with links that hold
+in the site, and calls Zensical, for which a warning is an error.
 """
 
 from __future__ import annotations
