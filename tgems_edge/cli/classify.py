@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +33,7 @@ from tgems_edge.errors import ImageError, InputError
 from tgems_edge.folders import LeftOut, find_pictures
 from tgems_edge.globs import find_matches
 from tgems_edge.images import Picture
-from tgems_edge.model import Result, Speed
+from tgems_edge.model import Classifier, Result, Speed
 from tgems_edge.printable import padded, printable, width
 from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod
 
@@ -49,29 +49,29 @@ def classify(
         list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, or - for standard input.")
     ],
     model: Model = None,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show per picture.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show per picture.")] = 3,
     as_json: Json = False,
     coverage: Annotated[
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Label sets that hold the true class of at least this share of pictures: 0.8, 0.9, 0.95 or "
-            "0.99. Default: 0.9 where the file is calibrated.",
+            help="Give label sets that contain the true class for at least this share of pictures: 0.8, 0.9, "
+            "0.95 or 0.99. Default: 0.9 if the file is calibrated.",
         ),
     ] = None,
     sets: Annotated[
         SetMethod | None,
         typer.Option(
-            help="threshold (the default): the smallest sets on average; adaptive: small for easy pictures, "
-            "large for hard ones."
+            help="Method of the label sets. threshold (the default): the smallest sets on average. adaptive: "
+            "small sets for easy pictures, large ones for hard pictures."
         ),
     ] = None,
     reject: Annotated[
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Call a picture unknown that is stranger than all but this share of known ones: 0.01, 0.05, "
-            "0.1 or 0.2. Default: never.",
+            help="Label a picture unknown if it fits the classes worse than all but this share of known "
+            "pictures: 0.01, 0.05, 0.1 or 0.2. Default: never.",
         ),
     ] = None,
     batch: Batch = 1,
@@ -88,8 +88,9 @@ def classify(
     Results go to standard output, everything else to standard error. A picture that cannot be read is
     reported, the others are classified, and the exit code is 1.
 
-    A file that was exported with calibration says how sure it is: `cat 62% or dog 30%` is a label set,
-    which holds the true class as often as --coverage promises; with --reject it may say `unknown`.
+    A file that was exported with calibration also gives its uncertainty: `cat 62% or dog 30%` is a label
+    set, which contains the true class as often as --coverage states. With --reject the label of a picture
+    may be `unknown`.
 
     Example: tgems-edge classify --model model.onnx holiday/ --json
     """
@@ -106,45 +107,40 @@ def classify(
         max_pixels=max_pixels,
     )
     card = classifier.card
-    doubt = _check_doubt(card, coverage, sets, reject)
+    uncertainty = _choose_uncertainty(card, coverage, sets, reject)
     if not quiet:
         print_note(description)
-        if doubt.coverage and not as_json:
-            print_note(_explain_sets(doubt.coverage))
-    show = _JsonLines(doubt, top, not no_verify) if as_json else _Table(card, doubt, top, pictures)
-    failed = 0
-    speeds = []
-    exit_layers: Counter[int] = Counter()
-    with closing(classifier.classify_each([_open(name) for name in pictures], batch=batch)) as results:
-        for name, result in zip(pictures, results, strict=True):
-            show(name, result)
-            if isinstance(result, ImageError):
-                failed += 1
-            else:
-                speeds.append(result.speed)
-                exit_layers[result.exit_layer] += 1
-    if speeds and not quiet:
+        if uncertainty.coverage and not as_json:
+            print_note(_explain_sets(uncertainty.coverage))
+    if as_json:
+        show: _JsonLines | _Table = _JsonLines(uncertainty, top, not no_verify)
+    else:
+        show = _Table(card, uncertainty, top, pictures)
+    totals = _classify_each(classifier, pictures, batch, show)
+    if totals.speeds and not quiet:
         if card.dynamic:
-            print_note(_describe_exits(card, exit_layers))
-        print_note(_describe_speed(speeds))
-    if failed:
+            print_note(_describe_exits(card, totals.exit_layers))
+        print_note(_describe_speed(totals.speeds))
+    if totals.failed:
         if len(pictures) > 1:
-            print_note(f"{failed} of {len(pictures)} pictures could not be read")
+            print_note(f"{totals.failed} of {len(pictures)} pictures could not be read")
         raise typer.Exit(ImageError.exit_code)
 
 
 def _find_pictures(arguments: Iterable[str]) -> tuple[list[str], LeftOut]:
-    """Names of the pictures meant by files, folders, globs and `-`, sorted within each argument.
+    """Return the pictures that files, folders, globs and `-` name, sorted within each argument.
 
-    Also counts what is left out of folders and globs. A device, a pipe or a socket is refused, so that
-    nothing waits for it.
+    The second result counts the files of folders and globs that are left out.
+
+    Raises:
+        InputError: an argument names no picture, or a device, pipe or socket, which could block.
     """
     pictures: list[str] = []
     left_out = LeftOut()
     for argument in arguments:
         path = Path(argument)
         if not argument:
-            raise InputError("an empty name for a picture; give a file, a folder, a glob or -")
+            raise InputError("the name of a picture is empty; give a file, a folder, a glob or -")
         if path.is_dir():
             under = find_pictures(path)
             found, others = [str(picture) for picture in under.paths], under.left_out
@@ -165,6 +161,31 @@ def _find_pictures(arguments: Iterable[str]) -> tuple[list[str], LeftOut]:
     return pictures, left_out
 
 
+@dataclass
+class _Totals:
+    """Totals over all pictures of a command."""
+
+    failed: int = 0
+    speeds: list[Speed] = field(default_factory=list)
+    exit_layers: Counter[int] = field(default_factory=Counter)
+
+
+def _classify_each(
+    classifier: Classifier, pictures: list[str], batch: int, show: _JsonLines | _Table
+) -> _Totals:
+    """Classify the pictures, show each result as soon as it is there, and return the totals."""
+    totals = _Totals()
+    with closing(classifier.classify_each([_open(name) for name in pictures], batch=batch)) as results:
+        for name, result in zip(pictures, results, strict=True):
+            show(name, result)
+            if isinstance(result, ImageError):
+                totals.failed += 1
+            else:
+                totals.speeds.append(result.speed)
+                totals.exit_layers[result.exit_layer] += 1
+    return totals
+
+
 def _open(name: str) -> Picture:
     if name == STDIN:
         return sys.stdin.buffer if sys.stdin else b""
@@ -172,12 +193,12 @@ def _open(name: str) -> Picture:
 
 
 @dataclass(frozen=True)
-class _Doubt:
-    """How results say that they may be wrong."""
+class _Uncertainty:
+    """Settings of label sets and of `unknown`."""
 
-    coverage: float | None  # of the label sets; None without them
+    coverage: float | None  # of the label sets; None for no label sets
     method: SetMethod
-    reject: float | None  # None: nothing is unknown
+    reject: float | None  # share of known pictures that are labelled unknown; None for no rejection
 
     def label_set(self, result: Result) -> list[str] | None:
         return None if self.coverage is None else result.label_set(self.coverage, self.method)
@@ -186,10 +207,14 @@ class _Doubt:
         return self.reject is not None and result.is_unknown(self.reject)
 
 
-def _check_doubt(
+def _choose_uncertainty(
     card: Card, coverage: float | None, method: SetMethod | None, reject: float | None
-) -> _Doubt:
-    """What was asked for, if the file has it; where nothing was, a calibrated file has the usual sets."""
+) -> _Uncertainty:
+    """Return the chosen settings; a calibrated file gets label sets by default.
+
+    Raises:
+        InputError: the file has no such coverage or reject level.
+    """
     if reject is not None:
         card.rejection_bound(reject)
     if coverage is None and (card.conformal or method):
@@ -197,11 +222,14 @@ def _check_doubt(
     method = method or "threshold"
     if coverage is not None:
         card.set_bound(coverage, method)
-    return _Doubt(coverage, method, reject)
+    return _Uncertainty(coverage, method, reject)
 
 
 def _explain_sets(coverage: float) -> str:
-    return f'sets: what "or" joins holds the true class of at least {100 * coverage:g}% of pictures'
+    return (
+        f'label sets: the classes joined by "or" contain the true class for at least {100 * coverage:g}% of '
+        "pictures"
+    )
 
 
 def _describe_exits(card: Card, counts: Counter[int]) -> str:
@@ -209,7 +237,7 @@ def _describe_exits(card: Card, counts: Counter[int]) -> str:
 
 
 def _describe_speed(speeds: list[Speed]) -> str:
-    """Means over all pictures, the first with its warm-up included."""
+    """Return the mean time of each stage over all pictures, including the slower first run."""
     stages = ("preprocess", "inference", "postprocess")
     means = (sum(getattr(speed, stage) for speed in speeds) / len(speeds) for stage in stages)
     parts = ", ".join(f"{mean:.1f} ms {stage}" for mean, stage in zip(means, stages, strict=True))
@@ -217,10 +245,10 @@ def _describe_speed(speeds: list[Speed]) -> str:
 
 
 class _JsonLines:
-    """Prints one JSON object per picture, as the interface specifies it."""
+    """Print one JSON object per picture."""
 
-    def __init__(self, doubt: _Doubt, top: int, verified: bool):
-        self._doubt = doubt
+    def __init__(self, uncertainty: _Uncertainty, top: int, verified: bool):
+        self._uncertainty = uncertainty
         self._top = top
         self._verified = verified
 
@@ -233,10 +261,10 @@ class _JsonLines:
                 "model": f"sha256:{result.card.file_sha256}",
                 **({} if self._verified else {"verified": False}),
                 **result.top(1)[0],
-                **(UNKNOWN if self._doubt.is_unknown(result) else {}),
+                **(UNKNOWN if self._uncertainty.is_unknown(result) else {}),
                 "top": result.top(self._top),
-                "set": self._doubt.label_set(result),
-                "coverage": self._doubt.coverage,
+                "set": self._uncertainty.label_set(result),
+                "coverage": self._uncertainty.coverage,
                 "exit_layer": result.exit_layer,
                 "milliseconds": {stage: round(took, 3) for stage, took in asdict(result.speed).items()},
             }
@@ -244,13 +272,13 @@ class _JsonLines:
 
 
 class _Table:
-    """Prints one row per picture: its name, the label set with probabilities, then the classes after it.
+    """Print one row per picture: its name, the label set with probabilities, then further classes.
 
-    Where a file has several exits, the one that answered stands behind the name.
+    For a dynamic file, the exit that answered follows the name.
     """
 
-    def __init__(self, card: Card, doubt: _Doubt, top: int, pictures: list[str]):
-        self._doubt = doubt
+    def __init__(self, card: Card, uncertainty: _Uncertainty, top: int, pictures: list[str]):
+        self._uncertainty = uncertainty
         self._top = top
         self._width = max(width(printable(name)) for name in pictures)
         self._exit_width = len(str(card.layer)) if card.dynamic else 0
@@ -267,9 +295,11 @@ class _Table:
 
     def _answer(self, result: Result) -> str:
         cells = [_cell(entry) for entry in result.top(self._top)]
-        if self._doubt.is_unknown(result):
+        if self._uncertainty.is_unknown(result):
             return f"unknown (nearest {cells[0]})"
-        size = len(self._doubt.label_set(result) or [result.label])  # a set is the `size` best classes
+        size = len(
+            self._uncertainty.label_set(result) or [result.label]
+        )  # the set is the `size` best classes
         members, others = cells[:size], cells[size:]
         if size > len(members):
             members.append(f"{size - len(members)} more")
@@ -278,7 +308,7 @@ class _Table:
 
 
 def _cell(entry: dict[str, Any]) -> str:
-    """A class with its probability, or with its rate where nothing calibrated the probability."""
+    """Return a class with its probability, or with its class-rate if the file is not calibrated."""
     if entry["probability"] is None:
         return f"{entry['label']} (rate {entry['rate']:.3f})"
     return f"{entry['label']} {entry['probability']:.0%}"

@@ -18,8 +18,8 @@ from tgems_edge.printable import shortened
 if TYPE_CHECKING:
     from tgems_edge.card import Accuracy, Dynamic, Quantisation
     from tgems_edge.progress import Reporter
-    from tgems_export.catalogue import Architecture
-    from tgems_export.freeze import Frozen
+    from tgems_export.encoders.catalogue import Architecture
+    from tgems_export.exporting.freeze import Frozen
 
 MOST_CLASSES = 20  # that are named
 
@@ -137,11 +137,11 @@ def export(
     """
     from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
-    from tgems_export.drafts import Dynamics, Form
-    from tgems_export.freeze import freeze, load_exits
+    from tgems_export.encoders.prompts import read_class_file
+    from tgems_export.exporting.drafts import Dynamics, Form
+    from tgems_export.exporting.freeze import freeze, load_exits
+    from tgems_export.exporting.quantization.search import Limits
     from tgems_export.outputs import check_output_file
-    from tgems_export.prompts import read_class_file
-    from tgems_export.quantisation.search import Limits
 
     set_limit(max_pixels)
     reporter = Reporter(quiet=quiet)
@@ -206,7 +206,7 @@ def _read_exits(text: str | None) -> list[int]:
 
 
 def _list_models(reporter: Reporter, as_json: bool) -> None:
-    from tgems_export.catalogue import list_architectures
+    from tgems_export.encoders.catalogue import list_architectures
 
     for architecture in list_architectures(reporter):
         if as_json:
