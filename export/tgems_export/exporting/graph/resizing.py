@@ -17,7 +17,7 @@ from tgems_edge.card import Resizing
 from tgems_edge.errors import ParityError
 from tgems_edge.images import Preprocessing, resampling, to_pixels
 from tgems_edge.session import IMAGE, INPUT
-from tgems_export.resampling import resampling_text
+from tgems_export.exporting.graph.resampling import resampling_text
 from tgems_export.threads import open_on_one_thread
 
 __all__ = ["compare_resizing", "resizing_graph", "with_resizing"]

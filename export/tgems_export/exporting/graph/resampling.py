@@ -1,16 +1,20 @@
-"""Pillow's resampling inside a graph, as matrix products that every runtime computes alike.
+"""Pillow's resampling inside a graph, as matrix products, which every runtime computes alike.
 
-ONNX has `Resize` for it, but not all readers honour its `antialias`: OpenVINO's own (2026.4) leaves it out,
-and 44 % of the pixels of photographs are then off by more than one grey level.
+ONNX has `Resize` for it, but OpenVINO's own reader of ONNX files (2026.4) leaves its `antialias` out: 44 % of
+the pixels of photographs are then off by more than one grey level. The products also take less time, and
+more memory (benchmarks/results/resizing.md).
 
-Along one axis, output i of n is the sum over inputs j of m of weights[j, i] * input[j], where
+Along one axis, output i of n is the sum over the inputs j of m of weights[j, i] * input[j], where
 
-    weights[j, i] = kernel((j + 0.5 - centre[i]) / reach), divided by the sum over j
-    centre[i] = (i + 0.5) * scale,  scale = m / n,  reach = max(scale, 1)
+    weights[j, i] = kernel(|j + 0.5 - centre[i]| / max(m / n, 1)), divided by their sum over j
+    centre[i] = (i + 0.5) * m / n
 
-and the kernel is 0 from `radius` on. So of a matrix of weights only a band is not 0. Outputs are computed in
-blocks of neighbours, each from the L inputs that its part of the band covers: L is the same for all blocks
-and known only when the picture is. As in Pillow, columns come first, and what they give is rounded.
+and the kernel is 0 from `radius` on. So a matrix of weights is 0 beside a band, and outputs are computed in
+blocks of neighbours, each from those inputs only that its part of the band covers. As in Pillow, columns come
+first, and what they give is rounded to grey levels.
+
+Distances are integers, in units of 1 / (2 n) inputs, up to the argument of the kernel: in floats, a runtime
+that computes in half precision unasked would shift the picture.
 """
 
 from __future__ import annotations
@@ -26,7 +30,6 @@ CONSTANTS = """
     zero = Constant <value_float = 0.0> ()
     half = Constant <value_float = 0.5> ()
     white = Constant <value_float = 255.0> ()
-    one = Constant <value_float = 1.0> ()
     radius = Constant <value_ints = [{radius}]> ()
     first_of_all = Constant <value_int = 0> ()
     step = Constant <value_int = 1> ()
@@ -86,9 +89,10 @@ WEIGHTS = """
     {axis}_apart = Add ({axis}_place_at, {axis}_offset)
     {axis}_distance = Abs ({axis}_apart)
     {axis}_near = Min ({axis}_distance, {axis}_support)
-    {axis}_float_near = Cast <to = 1> ({axis}_near)
+    {axis}_to_end = Sub ({axis}_support, {axis}_near)
+    {axis}_float_to_end = Cast <to = 1> ({axis}_to_end)
     {axis}_float_reach = Cast <to = 1> ({axis}_reach)
-    {axis}_t = Div ({axis}_float_near, {axis}_float_reach)
+    {axis}_u = Div ({axis}_float_to_end, {axis}_float_reach)
     {kernel}
     {axis}_sum = ReduceSum <keepdims = 1> ({axis}_kernel, axis_0)
     {axis}_weights = Div ({axis}_kernel, {axis}_sum)
@@ -96,24 +100,24 @@ WEIGHTS = """
     {axis}_singles = Constant <value_ints = {singles}> ()
     {weights} = Split <axis = 1> ({axis}_weights, {axis}_widths)
 """
-# Twice Keys' cubic with a = -0.5, in u = 2 - t and v = max(1 - t, 0): u²(u - 1) + v²(2 - 4v)
+# Twice Keys' cubic with a = -0.5, in u = 2 - t, x = 1 - t and v = max(x, 0): u²x + v²(2 - 4v)
 CUBIC = """
+    {axis}_to_1 = Sub ({axis}_reach, {axis}_near)
+    {axis}_float_to_1 = Cast <to = 1> ({axis}_to_1)
+    {axis}_x = Div ({axis}_float_to_1, {axis}_float_reach)
+    {axis}_u_squared = Mul ({axis}_u, {axis}_u)
+    {axis}_outer = Mul ({axis}_u_squared, {axis}_x)
+    {axis}_v = Relu ({axis}_x)
+    {axis}_v_squared = Mul ({axis}_v, {axis}_v)
     {axis}_two = Constant <value_float = 2.0> ()
     {axis}_four = Constant <value_float = 4.0> ()
-    {axis}_u = Sub ({axis}_two, {axis}_t)
-    {axis}_u_squared = Mul ({axis}_u, {axis}_u)
-    {axis}_u_less = Sub ({axis}_u, one)
-    {axis}_outer = Mul ({axis}_u_squared, {axis}_u_less)
-    {axis}_below_1 = Sub (one, {axis}_t)
-    {axis}_v = Relu ({axis}_below_1)
-    {axis}_v_squared = Mul ({axis}_v, {axis}_v)
     {axis}_v_times_4 = Mul ({axis}_v, {axis}_four)
     {axis}_v_less = Sub ({axis}_two, {axis}_v_times_4)
     {axis}_inner = Mul ({axis}_v_squared, {axis}_v_less)
     {axis}_kernel = Add ({axis}_outer, {axis}_inner)
 """
 LINEAR = """
-    {axis}_kernel = Sub (one, {axis}_t)
+    {axis}_kernel = Identity ({axis}_u)
 """
 # Only rows from `top` to `bottom` are resampled: those that rows will be made of.
 BEFORE_COLUMNS = """
