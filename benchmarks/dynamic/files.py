@@ -21,9 +21,9 @@ from tgems_edge.card import DynamicExit
 from tgems_edge.progress import Reporter
 from tgems_edge.rates import posterior
 from tgems_edge.session import INPUT, OUTPUTS, open_session
-from tgems_export.exits.decisions import Decision, ExitOutline, decide, write
-from tgems_export.exits.gates import exits_taken, features
-from tgems_export.exits.nesting import flat, nested, split
+from tgems_export.exporting.dynamic.decisions import Decision, ExitOutline, decide, write
+from tgems_export.exporting.dynamic.gates import exits_taken, features
+from tgems_export.exporting.graph.assembly import flat, nested, split
 
 __all__ = ["Equality", "Latency", "compare_with_segments", "decided", "gated", "time_files"]
 

@@ -15,16 +15,16 @@ from tgems_edge.data import ImageFolder, read_labelled, read_unlabelled, refuse_
 from tgems_edge.errors import DataError
 from tgems_edge.progress import Reporter
 from tgems_edge.sets import LEAST_PICTURES
-from tgems_export.encoder import Encoder
-from tgems_export.features import Features, compute_features
-from tgems_export.prompts import (
+from tgems_export.encoders.encoder import Encoder
+from tgems_export.encoders.features import Features, compute_features
+from tgems_export.encoders.prompts import (
     Templates,
     check_class_names,
     class_embeddings,
     encode_prompts,
 )
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.splits import deal
-from tgems_export.towers import Pool
 
 __all__ = ["Folders", "Material", "Pictures", "gather"]
 

@@ -1,0 +1,208 @@
+"""The graph as it will be written: what it says of pictures, what that is worth, and samples of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from tgems_edge.card import Accuracy, Gate, Sample, noise_pixels
+from tgems_edge.errors import AccuracyError, DataError, ImageError
+from tgems_edge.images import Picture, Preprocessing, decode, read_pixels
+from tgems_edge.metrics import calibration_error, top_accuracy
+from tgems_edge.progress import Reporter
+from tgems_edge.rates import posterior
+from tgems_edge.session import INPUT
+from tgems_edge.sets import hold, label_sets
+from tgems_export.exporting.calibration import Calibration
+from tgems_export.exporting.picture_sets import Labelled
+from tgems_export.exporting.quantization.search import Limits
+from tgems_export.pictures import draw, to_jpeg
+from tgems_export.threads import in_order
+
+__all__ = [
+    "Answers",
+    "FinalGraph",
+    "Posterior",
+    "answer",
+    "make_samples",
+    "measure",
+    "pass_gate",
+    "probabilities",
+    "surprisal",
+]
+
+NOISE_SAMPLES = ("tgems-edge 1", "tgems-edge 2")
+JPEG_SAMPLES = ((1, 57, 38), (2, 40, 71))  # seed, width, height
+
+
+@dataclass(frozen=True)
+class FinalGraph:
+    """The graph as it will be written, and what it takes."""
+
+    session: onnxruntime.InferenceSession
+    input: Literal["pixels", "image"]
+    preprocessing: Preprocessing
+
+    def read(self, picture: Picture) -> NDArray[np.uint8]:
+        """What goes into the graph of a picture, uint8 (H, W, 3)."""
+        return read_pixels(picture, self.preprocessing, resize=self.input == INPUT)
+
+    def rates(self, taken: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class-rates (C,) of what `read` gave."""
+        return self.run(taken)[0]
+
+    def run(self, taken: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+        """Class-rates (C,) of what `read` gave, and the block that answered."""
+        fed = {self.input: taken[None] if self.input == INPUT else taken}
+        rates, layers = self.session.run(["rates", "exit_layer"], fed)
+        return rates[0], int(layers[0])
+
+    def answer(self, picture: Picture) -> tuple[NDArray[np.float32], int] | ImageError:
+        """What `run` gives of a picture, or why it cannot be read."""
+        try:
+            return self.run(self.read(picture))
+        except ImageError as error:
+            return error
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a graph said of n pictures."""
+
+    rates: NDArray[np.float32]  # (n, C)
+    layers: NDArray[np.int64]  # (n,) the blocks that answered
+    labelled: Labelled  # the pictures
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What makes probabilities, and smallest rates that can be compared, of the rates of an exit."""
+
+    k: int
+    temperature: float
+    surprise: float = 0.0
+
+
+def answer(graph: FinalGraph, labelled: Labelled, what: str, reporter: Reporter) -> Answers:
+    """What the graph itself says of those pictures that can be read.
+
+    Raises:
+        DataError: none can.
+    """
+    rates, layers, readable = [], [], []
+    with reporter.task(what, len(labelled.members), unit="pictures") as task:
+        for position, found in enumerate(in_order(graph.answer, labelled.paths)):
+            task.advance(1)
+            if isinstance(found, ImageError):
+                reporter.leave_out(found)
+                continue
+            rates.append(found[0])
+            layers.append(found[1])
+            readable.append(position)
+    if not rates:
+        raise DataError(f"{labelled.folder.root}: none of its pictures can be read")
+    return Answers(np.stack(rates), np.array(layers), labelled.only(np.array(readable)))
+
+
+def probabilities(answers: Answers, exits: Mapping[int, Posterior]) -> NDArray[np.float64]:
+    """The posterior (n, C), each picture's with the temperature of its own exit."""
+    result = np.empty(answers.rates.shape)
+    for layer, exit_ in exits.items():
+        own = answers.layers == layer
+        result[own] = posterior(answers.rates[own].astype(np.float64), exit_.k, exit_.temperature)
+    return result
+
+
+def surprisal(answers: Answers, exits: Mapping[int, Posterior]) -> NDArray[np.float64]:
+    """Smallest rates (n,), less what is usual at each picture's own exit."""
+    usual = np.array([exits[layer].surprise for layer in answers.layers])
+    return answers.rates.min(1) - usual
+
+
+def measure(answers: Answers, exits: Mapping[int, Posterior], fitted: Calibration) -> Accuracy:
+    """What the file is worth on pictures that did not calibrate it.
+
+    Args:
+        answers: of the file itself.
+        exits: by layer.
+        fitted: what the file was calibrated with.
+    """
+    labels = answers.labelled.labels
+    posteriors = probabilities(answers, exits)
+    sets = {
+        coverage: label_sets(posteriors, bound, "threshold") for coverage, bound in fitted.conformal.items()
+    }
+    return Accuracy(
+        top1=top_accuracy(answers.rates, labels),
+        images=len(labels),
+        data_sha256=answers.labelled.folder.sha256,
+        calibration_error=calibration_error(posteriors, labels),
+        coverage={coverage: float(hold(members, labels).mean()) for coverage, members in sets.items()},
+        set_size={coverage: float(members.sum(1).mean()) for coverage, members in sets.items()},
+    )
+
+
+def pass_gate(measured: Answers, exact: FinalGraph, limits: Limits, reporter: Reporter) -> Gate:
+    """How an INT8 file compares with its graph in fp32 on pictures that made neither.
+
+    Args:
+        measured: what the file says of them.
+        exact: the same file in fp32.
+        limits: what INT8 may cost.
+        reporter: where progress goes.
+
+    Raises:
+        AccuracyError: it costs more.
+    """
+    labelled = measured.labelled
+    reference = answer(exact, labelled, "measuring it in fp32", reporter)
+    before, after = reference.rates.argmin(1), measured.rates.argmin(1)
+    right, still = before == labelled.labels, after == labelled.labels
+    # From counts: a difference of shares is a little off, and limits are round numbers.
+    count = len(labelled.labels)
+    drop = 100 * (int(right.sum()) - int(still.sum())) / count
+    flips = 100 * int((before != after).sum()) / count
+    if drop > limits.accuracy_drop or flips > limits.label_flips:
+        raise AccuracyError(
+            f"INT8 costs {drop:.2f} points of accuracy and changes {flips:.2f}% of the labels on {count} "
+            f"pictures (--max-accuracy-drop {limits.accuracy_drop:g}, --max-label-flips "
+            f"{limits.label_flips:g}); nothing was written: give more pictures to calibrate on, other exits, "
+            "higher limits or --precision fp32"
+        )
+    return Gate(count, labelled.folder.sha256, drop, flips)
+
+
+def make_samples(graph: FinalGraph) -> tuple[Sample, ...]:
+    """Inputs that any machine can make again, with the rates of this one."""
+    samples = []
+    for text in NOISE_SAMPLES:
+        pixels = noise_pixels(text, graph.preprocessing.size)
+        samples.append(_sample(graph, "noise", text, pixels, pixels))
+    for seed, width, height in JPEG_SAMPLES:
+        data = to_jpeg(draw(seed, width, height))
+        content = base64.b64encode(data).decode()
+        samples.append(_sample(graph, "jpeg", content, np.asarray(decode(data)), graph.read(data)))
+    return tuple(samples)
+
+
+def _sample(
+    graph: FinalGraph,
+    kind: Literal["noise", "jpeg"],
+    content: str,
+    decoded: NDArray[np.uint8],
+    taken: NDArray[np.uint8],
+) -> Sample:
+    return Sample(
+        kind=kind,
+        content=content,
+        decoded_sha256=hashlib.sha256(decoded.tobytes()).hexdigest(),
+        pixels_sha256=hashlib.sha256(taken.tobytes()).hexdigest(),
+        rates=tuple(float(rate) for rate in graph.rates(taken)),
+    )
