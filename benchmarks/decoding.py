@@ -26,10 +26,12 @@ from measuring.result import save
 from numpy.typing import NDArray
 from PIL import Image
 
-from tgems_edge.folders import find_pictures
-from tgems_edge.images import Preprocessing, read_pixels
-from tgems_edge.model import Classifier, built_in_model, load
+from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.model_file.default import built_in_model
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.classifier import Classifier, load
+from tgems_edge.runtime.images import read_pixels
+from tgems_edge.sources.folders import find_pictures
 
 DRAWN = 24
 SIZE = (4000, 3000)  # width and height of what is drawn

@@ -21,9 +21,9 @@ from measuring.options import Quick
 from measuring.result import save
 from numpy.typing import NDArray
 
-from tgems_edge.data import read_labelled
-from tgems_edge.metrics import top_accuracy
+from tgems_edge.maths.metrics import top_accuracy
 from tgems_edge.progress import Reporter
+from tgems_edge.sources.data import read_labelled
 from tgems_export.encoder import Encoder, load_encoder
 from tgems_export.features import Features, compute_features
 from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190

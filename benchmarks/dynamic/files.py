@@ -17,10 +17,11 @@ import onnx
 from numpy.typing import NDArray
 
 from dynamic.answers import INT8, Costs, Tower
-from tgems_edge.card import DynamicExit
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.card import DynamicExit
+from tgems_edge.model_file.gate import INPUT, OUTPUTS
 from tgems_edge.progress import Reporter
-from tgems_edge.rates import posterior
-from tgems_edge.session import INPUT, OUTPUTS, open_session
+from tgems_edge.runtime.session import open_session
 from tgems_export.exits.decisions import Decision, ExitOutline, decide, write
 from tgems_export.exits.gates import exits_taken, features
 from tgems_export.exits.nesting import flat, nested, split

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from measuring.files import OPSET
 from measuring.machine import Target
-from tgems_edge.session import open_session
+from tgems_edge.runtime.session import open_session
 from tgems_export.quantisation.recipe import Recipe, quantise
 
 __all__ = ["FLOAT_PRODUCT", "INT8_PRODUCT", "MATMUL_SIZE", "matmul_runs", "peak_rate", "product_runs"]

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tgems_edge.card import Dynamic, Parity, Quantisation
-from tgems_edge.decoding import Colour
 from tgems_edge.errors import DataError, ImageError, InputError
-from tgems_edge.images import decode, read_pixels
+from tgems_edge.model_file.card import Colour, Dynamic, Parity, Quantisation
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT
+from tgems_edge.runtime.images import decode, read_pixels
 from tgems_export.costs import count_full
 from tgems_export.encoder import Encoder
 from tgems_export.exits.decisions import Decision, ExitAnswers, ExitOutline, answer_all, decide, write

@@ -12,14 +12,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from tgems_edge.card import Accuracy, Gate, Sample, noise_pixels
 from tgems_edge.errors import AccuracyError, DataError, ImageError
-from tgems_edge.images import Picture, Preprocessing, decode, read_pixels
-from tgems_edge.metrics import calibration_error, top_accuracy
+from tgems_edge.maths.metrics import calibration_error, top_accuracy
+from tgems_edge.maths.rates import posterior
+from tgems_edge.maths.sets import hold, label_sets
+from tgems_edge.model_file.card import Accuracy, Gate, Preprocessing, Sample, noise_pixels
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.rates import posterior
-from tgems_edge.session import INPUT
-from tgems_edge.sets import hold, label_sets
+from tgems_edge.runtime.images import Picture, decode, read_pixels
 from tgems_export.calibration import Calibration
 from tgems_export.labelled import Labelled
 from tgems_export.pictures import draw, to_jpeg

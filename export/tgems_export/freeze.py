@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tgems_edge.card import CalibrationData, Card, is_sealed, noise_pixels, seal
-from tgems_edge.data import refuse_shared
 from tgems_edge.errors import DataError, HeadError, InputError, ParityError
-from tgems_edge.model import Classifier
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.card import CalibrationData, Card, noise_pixels
+from tgems_edge.model_file.gate import IMAGE
+from tgems_edge.model_file.seal import is_sealed, seal
 from tgems_edge.progress import Reporter
-from tgems_edge.rates import posterior
-from tgems_edge.session import IMAGE
-from tgems_edge.verification import check_samples
+from tgems_edge.runtime.classifier import Classifier
+from tgems_edge.runtime.verification import check_samples
+from tgems_edge.sources.data import refuse_shared
 from tgems_export.calibration import calibrate_posterior, fit_temperature
 from tgems_export.drafts import DRAWN_PICTURES, Draft, Exit, Form, draft
 from tgems_export.encoder import Encoder, load_encoder

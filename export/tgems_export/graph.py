@@ -2,7 +2,7 @@
 
 The trained parts stay as they are; here their weights are put into modules that say the same thing
 (`blocks`), the Jumper's normalisation is folded into its linear map, and the classes are one product: with
-the tables of their Gaussians (`tgems_edge.rates`), or with their embeddings.
+the tables of their Gaussians (`tgems_edge.maths.rates`), or with their embeddings.
 
 With fp16 the blocks compute in half precision, which is nearly all of the work; the patch embedding, whose
 folded weights are too small for it, and the rates, which square and cancel, stay in fp32.
@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from tgems_edge.errors import InputError
-from tgems_edge.rates import rate_tables
-from tgems_edge.session import INPUT, OUTPUTS
+from tgems_edge.maths.rates import rate_tables
+from tgems_edge.model_file.gate import INPUT, OUTPUTS
 from tgems_export.blocks import Embedding, ExitBlock, Gelu, ResidualBlock, make_linear
 from tgems_export.encoder import Encoder
 from tgems_export.head import ExitHead, Head, SsaHead

@@ -24,13 +24,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from tgems_edge import records
-from tgems_edge.card import EncoderId
-from tgems_edge.data import ImageFolder
-from tgems_edge.digests import beginnings, join_beginnings
 from tgems_edge.errors import HeadError
-from tgems_edge.images import Preprocessing
-from tgems_edge.rates import class_rates
+from tgems_edge.maths.rates import class_rates
+from tgems_edge.model_file import records
+from tgems_edge.model_file.card import EncoderId, Preprocessing
+from tgems_edge.model_file.digests import beginnings, join_beginnings
+from tgems_edge.sources.data import ImageFolder
 from tgems_export.encoder import Encoder
 from tgems_export.files import write_atomically
 from tgems_export.loading import RANDOM, is_shipped
@@ -68,7 +67,7 @@ FILE_PREFIX: dict[HeadKind, str] = {"tgem": "", "ssa": "ssa-"}
 class ExitHead(nn.Module, ABC):
     """What stands behind a block and says how well each class fits an activation.
 
-    Whatever its kind, softmax(-K R / T) is its posterior (`tgems_edge.rates`).
+    Whatever its kind, softmax(-K R / T) is its posterior (`tgems_edge.maths.rates`).
     """
 
     k: int  # K, the width in which it compares

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tgems_edge.card import (
+from tgems_edge.model_file.card import (
     METADATA_KEY,
     CalibrationData,
     Card,
@@ -16,12 +16,13 @@ from tgems_edge.card import (
     DynamicExit,
     EncoderId,
     Parity,
+    Preprocessing,
     Sample,
     noise_pixels,
-    seal,
 )
-from tgems_edge.images import Preprocessing
-from tgems_edge.model import built_in_model, load
+from tgems_edge.model_file.default import built_in_model
+from tgems_edge.model_file.seal import seal
+from tgems_edge.runtime.classifier import load
 
 MACHINES = Path(__file__).parent / "machines"
 

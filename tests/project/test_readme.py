@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import readme
 
-from tgems_edge.card import Card
+from tgems_edge.model_file.card import Card
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

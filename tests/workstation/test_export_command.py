@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from tgems_edge import load
-from tgems_edge.card import Card, EncoderId, is_sealed
-from tgems_edge.data import read_labelled
 from tgems_edge.errors import HeadError
-from tgems_edge.rates import posterior
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.card import Card, EncoderId
+from tgems_edge.model_file.seal import is_sealed
+from tgems_edge.sources.data import read_labelled
 from tgems_export import drafts
 from tgems_export import freeze as freeze_module
 from tgems_export import graph as graph_module

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from tgems_edge import load
-from tgems_edge.data import read_labelled
-from tgems_edge.onnx_file import read_header
-from tgems_edge.rates import posterior
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.onnx_file import read_header
+from tgems_edge.sources.data import read_labelled
 from tgems_export import drafts, labelled
 from tgems_export.freeze import DEMO_HEADS, load_exits
 from tgems_export.head import load_head_card

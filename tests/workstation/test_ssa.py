@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch.nn.functional import normalize, one_hot
 
-from tgems_edge import load, records
-from tgems_edge.data import read_labelled
+from tgems_edge import load
 from tgems_edge.errors import HeadError, InputError
-from tgems_edge.session import INPUT
+from tgems_edge.model_file import records
+from tgems_edge.model_file.gate import INPUT
+from tgems_edge.sources.data import read_labelled
 from tgems_export.freeze import DEMO_HEADS, load_exits
 from tgems_export.graph import SsaReadout, TGemReadout, make_readout, to_onnx
 from tgems_export.head import (

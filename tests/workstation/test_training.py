@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tgems_edge.data import read_labelled, read_unlabelled
 from tgems_edge.errors import DataError, EncoderError, HeadError
 from tgems_edge.progress import Reporter
+from tgems_edge.sources.data import read_labelled, read_unlabelled
 from tgems_export import heads as heads_module
 from tgems_export.features import compute_features
 from tgems_export.head import load_head, load_head_card

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tgems_edge.bench.tower_card import read_tower_card
-from tgems_edge.card import Card, noise_pixels
-from tgems_edge.decoding import Colour
-from tgems_edge.gate import check_structure
-from tgems_edge.images import decode, to_pixels
-from tgems_edge.model import Classifier
-from tgems_edge.rates import top_k
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.maths.rates import top_k
+from tgems_edge.model_file.card import Card, Colour, noise_pixels
+from tgems_edge.model_file.gate import INPUT, check_structure
+from tgems_edge.runtime.classifier import Classifier
+from tgems_edge.runtime.images import decode, to_pixels
+from tgems_edge.runtime.session import open_session
 
 __all__ = ["STAGES", "Contender", "Run", "open_contender", "run", "same_labels"]
 

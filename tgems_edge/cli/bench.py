@@ -13,7 +13,7 @@ import typer
 from tgems_edge.cli.model_file import Json, MaxPixels, Provider, Quiet
 from tgems_edge.cli.output import print_json, print_lines, report_error
 from tgems_edge.errors import InputError
-from tgems_edge.model import default_model
+from tgems_edge.model_file.default import default_model
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -78,10 +78,10 @@ def bench(
     from tgems_edge.bench.album import draw_album, find_album
     from tgems_edge.bench.measure import FULL, Settings, measure
     from tgems_edge.cli.bench_table import as_lines, warnings
-    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.machine import physical_cores
     from tgems_edge.progress import Reporter
-    from tgems_edge.session import choose_threads
+    from tgems_edge.runtime.decoding.limits import set_limit
+    from tgems_edge.runtime.session import choose_threads
 
     if not 0 < seconds <= MOST_SECONDS:  # nan is in no range
         raise InputError(f"--seconds {seconds:g}: give a number above 0, at most {MOST_SECONDS:g}")

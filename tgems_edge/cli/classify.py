@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-from tgems_edge.card import Card
 from tgems_edge.cli.model_file import (
     Batch,
     FastDecode,
@@ -30,12 +29,13 @@ from tgems_edge.cli.model_file import (
 )
 from tgems_edge.cli.output import print_json, print_lines, print_note, report_error
 from tgems_edge.errors import ImageError, InputError
-from tgems_edge.folders import LeftOut, find_pictures
-from tgems_edge.globs import find_matches
-from tgems_edge.images import Picture
-from tgems_edge.model import Result, Speed
+from tgems_edge.maths.sets import DEFAULT_COVERAGE, SetMethod
+from tgems_edge.model_file.card import Card
 from tgems_edge.printable import padded, printable, width
-from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod
+from tgems_edge.runtime.images import Picture
+from tgems_edge.runtime.result import Result, Speed
+from tgems_edge.sources.folders import LeftOut, find_pictures
+from tgems_edge.sources.globs import find_matches
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -26,11 +26,11 @@ from tgems_edge.cli.model_file import (
 from tgems_edge.cli.output import print_json, print_lines
 from tgems_edge.cli.tables import aligned, separated
 from tgems_edge.errors import AccuracyError, ImageError, InputError
+from tgems_edge.maths.sets import DEFAULT_COVERAGE
 from tgems_edge.printable import shortened
-from tgems_edge.sets import DEFAULT_COVERAGE
 
 if TYPE_CHECKING:
-    from tgems_edge.evaluation import Evaluation
+    from tgems_edge.runtime.evaluation import Evaluation
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -75,10 +75,10 @@ def evaluate(
 
     Example: tgems-edge evaluate pictures/ --model model.onnx --min-accuracy 0.8
     """
-    from tgems_edge.class_names import read_class_list
-    from tgems_edge.data import read_labelled, report_left_out
-    from tgems_edge.evaluation import evaluate
     from tgems_edge.progress import Reporter
+    from tgems_edge.runtime.evaluation import evaluate
+    from tgems_edge.sources.class_names import read_class_list
+    from tgems_edge.sources.data import read_labelled, report_left_out
 
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy:g}: give a share from 0 to 1, such as 0.8")

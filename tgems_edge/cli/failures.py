@@ -68,7 +68,7 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
 
 def _leave_what_does_not_end(ending: SystemExit) -> None:
     """End the process at once where a graph still runs: to clean up below it would crash."""
-    background = sys.modules.get("tgems_edge.background")  # not loaded: nothing ran
+    background = sys.modules.get("tgems_edge.runtime.background")  # not loaded: nothing ran
     if background and background.is_any_left():
         _drop_unwritten()
         os._exit(ending.code if isinstance(ending.code, int) else 0)

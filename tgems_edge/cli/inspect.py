@@ -11,15 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from tgems_edge.card import METADATA_KEY, Card, Dynamic, Quantisation, is_sealed
 from tgems_edge.cli.model_file import Json
 from tgems_edge.cli.output import print_json, print_lines, report_error
 from tgems_edge.cli.tables import aligned, separated
-from tgems_edge.images import Preprocessing, resampling
-from tgems_edge.model import default_model
-from tgems_edge.onnx_file import Header, read_header
+from tgems_edge.model_file.card import METADATA_KEY, Card, Dynamic, Preprocessing, Quantisation, resampling
+from tgems_edge.model_file.default import default_model
+from tgems_edge.model_file.gate import INPUT
+from tgems_edge.model_file.onnx_file import Header, read_header
+from tgems_edge.model_file.seal import is_sealed
 from tgems_edge.printable import printable, shortened
-from tgems_edge.session import INPUT
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -16,7 +16,7 @@ from tgems_edge.errors import InputError
 from tgems_edge.printable import shortened
 
 if TYPE_CHECKING:
-    from tgems_edge.card import Accuracy, Dynamic, Quantisation
+    from tgems_edge.model_file.card import Accuracy, Dynamic, Quantisation
     from tgems_edge.progress import Reporter
     from tgems_export.catalogue import Architecture
     from tgems_export.freeze import Frozen
@@ -132,8 +132,8 @@ def export(
 
     Example: tgems-edge export --layer 5 --head heads/ --output model.onnx
     """
-    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
+    from tgems_edge.runtime.decoding.limits import set_limit
     from tgems_export.drafts import Dynamics, Form
     from tgems_export.freeze import freeze, load_exits
     from tgems_export.outputs import check_output_file

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tgems_edge.card import DynamicExit
-from tgems_edge.rates import posterior
-from tgems_edge.session import INPUT
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.card import DynamicExit
+from tgems_edge.model_file.gate import INPUT
 from tgems_export.calibration import fit_temperature
 from tgems_export.exits.gates import (
     GateFit,

@@ -29,7 +29,7 @@ from onnx import (
     shape_inference,
 )
 
-from tgems_edge.session import OUTPUTS
+from tgems_edge.model_file.gate import OUTPUTS
 from tgems_export.exits.graph import GATED
 from tgems_export.graph import set_constant
 

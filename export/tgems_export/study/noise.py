@@ -26,11 +26,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tgems_edge.data import ImageFolder
 from tgems_edge.errors import DataError, ImageError
-from tgems_edge.images import Preprocessing, read_pixels
+from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.runtime.images import read_pixels
+from tgems_edge.runtime.session import open_session
+from tgems_edge.sources.data import ImageFolder
 from tgems_export.blocks import Embedding, ResidualBlock
 from tgems_export.encoder import Encoder
 from tgems_export.graph import OPSETS, to_onnx
