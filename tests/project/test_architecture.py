@@ -11,9 +11,6 @@ DEVICE = ROOT / "tgems_edge"
 MOST_FILES, MOST_LINES = 12, 400
 # `python -m tgems_edge.bench.make_tower` ends as commands do.
 PROGRAM = ("tgems_edge.bench", "tgems_edge.cli")
-    "tgems_edge.bench",
-    "tgems_edge.cli",
-)  # `python -m tgems_edge.bench.make_tower` ends as commands do
 FILES = sorted(DEVICE.rglob("*.py"))
 WORKSTATION = {"tgems_export", "torch", "torchvision", "open_clip", "timm", "onnx", "safetensors"}
 
