@@ -49,7 +49,7 @@ def calibrate(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) ->
 
 
 def calibrate_posterior(
-    probabilities: NDArray[np.float64],
+    probabilities: NDArray[np.floating],
     surprisal: NDArray[np.floating],
     labels: NDArray[np.int64],
     temperature: float,

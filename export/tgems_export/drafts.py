@@ -22,12 +22,13 @@ from torch import Tensor
 
 from tgems_edge.errors import DataError, ImageError, InputError
 from tgems_edge.model_file.card import Colour, Dynamic, Parity, Quantisation
+from tgems_edge.model_file.card import Exit as CardExit
 from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime.images import decode, read_pixels
 from tgems_export.costs import count_full
 from tgems_export.encoder import Encoder
-from tgems_export.exits.decisions import Decision, ExitAnswers, ExitOutline, answer_all, decide, write
+from tgems_export.exits.decisions import Decision, ExitAnswers, answer_all, decide, write
 from tgems_export.exits.gates import check_budget, drop_noisy, inr
 from tgems_export.exits.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
 from tgems_export.exits.nesting import flat, nested
@@ -93,6 +94,7 @@ class Draft:
     exact: onnx.ModelProto | None  # the same in fp32, where it is INT8
     parity: Parity  # of the graph in floating point with PyTorch
     quantisation: Quantisation | None
+    exits: tuple[CardExit, ...]  # several are calibrated already, one is not
     dynamic: Dynamic | None
 
 
@@ -141,9 +143,13 @@ def _draft_one(exit_: Exit, form: Form, given: Given, reporter: Reporter) -> Dra
     model = to_onnx(graph, encoder.preprocessing.size, form.opset)
     parity = _check_parity(exit_, model, "rates", floats, given, reporter)
     int8, made = _quantise(model, encoder, form, given, reporter)
-    if int8 is None:
-        return Draft(model, None, parity, None, None)
-    return Draft(int8, model, parity, made, None)
+    written = (_card_exit(card, graph.operations(encoder.preprocessing.size)),)
+    return Draft(int8 or model, model if int8 else None, parity, made, written, None)
+
+
+def _card_exit(card: HeadCard, operations: int) -> CardExit:
+    """An exit as the card of the file will have it, before anything is fitted."""
+    return CardExit(card.layer, card.k, card.pool, card.head_kind, operations, None, None)
 
 
 def _draft_several(exits: Sequence[Exit], form: Form, given: Given, reporter: Reporter) -> Draft:
@@ -164,7 +170,7 @@ def _draft_several(exits: Sequence[Exit], form: Form, given: Given, reporter: Re
     assert given.calibrates is not None
     pixels, labelled = _read(given.calibrates, encoder, reporter)
     answers = dict(zip(layers, answer_all(final, layers, batches(pixels)), strict=True))
-    candidates = _Candidates(encoder, parts, text, answers, labelled.labels, full, budget)
+    candidates = _Candidates(exits, parts, answers, labelled.labels, full, budget)
     noisy = _noisy(model, int8, layers, pixels) if int8 else []
     kept, decision = _without_noisy(candidates, layers, noisy)
     dropped = [layer for layer in layers if layer not in kept]
@@ -178,7 +184,8 @@ def _draft_several(exits: Sequence[Exit], form: Form, given: Given, reporter: Re
         exact=assemble(model, kept) if int8 else None,
         parity=max(parities, key=lambda found: found.largest_rate_difference),
         quantisation=made,
-        dynamic=Dynamic(budget, decision.operations, decision.exits, dict.fromkeys(map(str, dropped), NOISY)),
+        exits=decision.exits,
+        dynamic=Dynamic(budget, full, dict.fromkeys(map(str, dropped), NOISY)),
     )
 
 
@@ -186,9 +193,8 @@ def _draft_several(exits: Sequence[Exit], form: Form, given: Given, reporter: Re
 class _Candidates:
     """Exits to choose from, and what each of them says of the pictures that calibrate."""
 
-    encoder: Encoder
+    exits: Sequence[Exit]
     parts: Sequence[ExitPart]
-    text: Tensor  # (C, E)
     answers: dict[int, ExitAnswers]  # by layer
     labels: NDArray[np.int64]  # (n,)
     full: int  # operations of the full tower
@@ -196,16 +202,13 @@ class _Candidates:
 
     def decide(self, layers: Sequence[int]) -> Decision:
         """What some of them decide together."""
+        encoder, text = self.exits[0].encoder, self.exits[0].text
         parts = [part for part in self.parts if part.layer in layers]
-        graph = ExitsGraph(self.encoder, parts, self.text)
-        outlines = [
-            ExitOutline(part.layer, part.head.k, part.pool, operations)
-            for part, operations in zip(
-                parts, count_operations(graph, self.encoder.preprocessing.size), strict=True
-            )
-        ]
-        answers = [self.answers[part.layer] for part in parts]
-        return decide(answers, self.labels, outlines, self.full, self.budget)
+        counts = count_operations(ExitsGraph(encoder, parts, text), encoder.preprocessing.size)
+        cards = [exit_.card for exit_ in self.exits if exit_.card.layer in layers]
+        exits = [_card_exit(card, operations) for card, operations in zip(cards, counts, strict=True)]
+        answers = [self.answers[layer] for layer in layers]
+        return decide(answers, self.labels, exits, self.full, self.budget)
 
 
 def _without_noisy(

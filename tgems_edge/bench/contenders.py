@@ -62,14 +62,13 @@ class ModelFile(Contender):
         return to_pixels(picture, card.preprocessing) if card.input == INPUT else np.asarray(picture)
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> Any:
-        """Rates, probabilities and exit layers."""
+        """What the file says of them, checked."""
         return self.classifier.run(inputs)
 
     def answer(self, outputs: Any) -> list[int]:
         """Classes in the order of their rates."""
-        rates, _, exit_layers = outputs
-        top_k(rates, rates.shape[1])
-        layers: list[int] = exit_layers.tolist()
+        _ = outputs.order
+        layers: list[int] = outputs.exit_layers.tolist()
         return layers
 
 
@@ -151,7 +150,7 @@ def same_labels(classifier: Classifier) -> bool:
     """Whether the noise in its card gets the labels here that it got where the file was made."""
     card: Card = classifier.card
     noise = [sample for sample in card.samples if sample.kind == "noise"]
-    found = (classifier.run(noise_pixels(s.content, card.preprocessing.size)[None])[0] for s in noise)
+    found = (classifier.run(noise_pixels(s.content, card.preprocessing.size)[None]) for s in noise)
     return all(
-        rates[0].argmin() == np.argmin(sample.rates) for rates, sample in zip(found, noise, strict=True)
+        answers.labels[0] == np.argmin(sample.rates) for answers, sample in zip(found, noise, strict=True)
     )

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,9 +29,10 @@ from tgems_edge.cli.model_file import (
 )
 from tgems_edge.cli.output import print_json, print_lines, print_note, report_error
 from tgems_edge.errors import ImageError, InputError
-from tgems_edge.maths.sets import DEFAULT_COVERAGE, SetMethod
+from tgems_edge.maths.sets import SetMethod
 from tgems_edge.model_file.card import Card
 from tgems_edge.printable import padded, printable, width
+from tgems_edge.runtime.doubt import Doubt, choose_doubt
 from tgems_edge.runtime.images import Picture
 from tgems_edge.runtime.result import Result, Speed
 from tgems_edge.sources.folders import LeftOut, find_pictures
@@ -40,7 +41,6 @@ from tgems_edge.sources.globs import find_matches
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 STDIN = "-"
-UNKNOWN = {"label": "unknown", "index": None, "probability": None}
 
 
 @app.command()
@@ -106,7 +106,7 @@ def classify(
         max_pixels=max_pixels,
     )
     card = classifier.card
-    doubt = _check_doubt(card, coverage, sets, reject)
+    doubt = choose_doubt(card, coverage, sets, reject)
     if not quiet:
         print_note(description)
         if doubt.coverage and not as_json:
@@ -171,35 +171,6 @@ def _open(name: str) -> Picture:
     return Path(name)
 
 
-@dataclass(frozen=True)
-class _Doubt:
-    """How results say that they may be wrong."""
-
-    coverage: float | None  # of the label sets; None without them
-    method: SetMethod
-    reject: float | None  # None: nothing is unknown
-
-    def label_set(self, result: Result) -> list[str] | None:
-        return None if self.coverage is None else result.label_set(self.coverage, self.method)
-
-    def is_unknown(self, result: Result) -> bool:
-        return self.reject is not None and result.is_unknown(self.reject)
-
-
-def _check_doubt(
-    card: Card, coverage: float | None, method: SetMethod | None, reject: float | None
-) -> _Doubt:
-    """What was asked for, if the file has it; where nothing was, a calibrated file has the usual sets."""
-    if reject is not None:
-        card.rejection_bound(reject)
-    if coverage is None and (card.conformal or method):
-        coverage = DEFAULT_COVERAGE
-    method = method or "threshold"
-    if coverage is not None:
-        card.set_bound(coverage, method)
-    return _Doubt(coverage, method, reject)
-
-
 def _explain_sets(coverage: float) -> str:
     return f'sets: what "or" joins holds the true class of at least {100 * coverage:g}% of pictures'
 
@@ -219,7 +190,7 @@ def _describe_speed(speeds: list[Speed]) -> str:
 class _JsonLines:
     """Prints one JSON object per picture, as the interface specifies it."""
 
-    def __init__(self, doubt: _Doubt, top: int, verified: bool):
+    def __init__(self, doubt: Doubt, top: int, verified: bool):
         self._doubt = doubt
         self._top = top
         self._verified = verified
@@ -232,12 +203,7 @@ class _JsonLines:
                 "image": name,
                 "model": f"sha256:{result.card.file_sha256}",
                 **({} if self._verified else {"verified": False}),
-                **result.top(1)[0],
-                **(UNKNOWN if self._doubt.is_unknown(result) else {}),
-                "top": result.top(self._top),
-                "set": self._doubt.label_set(result),
-                "coverage": self._doubt.coverage,
-                "exit_layer": result.exit_layer,
+                **result.answers.rows(top=self._top, doubt=self._doubt)[0],
                 "milliseconds": {stage: round(took, 3) for stage, took in asdict(result.speed).items()},
             }
         print_json(line)
@@ -249,11 +215,11 @@ class _Table:
     Where a file has several exits, the one that answered stands behind the name.
     """
 
-    def __init__(self, card: Card, doubt: _Doubt, top: int, pictures: list[str]):
+    def __init__(self, card: Card, doubt: Doubt, top: int, pictures: list[str]):
         self._doubt = doubt
         self._top = top
         self._width = max(width(printable(name)) for name in pictures)
-        self._exit_width = len(str(card.layer)) if card.dynamic else 0
+        self._exit_width = len(str(card.last_exit.layer)) if card.dynamic else 0
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
         if isinstance(result, ImageError):
@@ -266,10 +232,11 @@ class _Table:
         return [f"exit {result.exit_layer:>{self._exit_width}}"] if self._exit_width else []
 
     def _answer(self, result: Result) -> str:
-        cells = [_cell(entry) for entry in result.top(self._top)]
-        if self._doubt.is_unknown(result):
+        (row,) = result.answers.rows(top=self._top, doubt=self._doubt)
+        cells = [_cell(entry) for entry in row["top"]]
+        if row["index"] is None:
             return f"unknown (nearest {cells[0]})"
-        size = len(self._doubt.label_set(result) or [result.label])  # a set is the `size` best classes
+        size = len(row["set"] or [row["label"]])  # a set is the `size` best classes
         members, others = cells[:size], cells[size:]
         if size > len(members):
             members.append(f"{size - len(members)} more")

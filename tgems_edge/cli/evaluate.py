@@ -179,8 +179,8 @@ def _exits(found: Evaluation) -> list[str]:
     for exit in found.exits:
         right = "-" if exit.accuracy is None else f"{exit.accuracy:.1%}"
         rows.append([str(exit.layer), str(exit.images), f"{exit.share:.1%}", right])
-    last = found.card.dynamic.exits[-1]
-    relative = f"{found.operations / last.operations:.0%} of exit {last.layer}'s"
+    last = found.card.last_exit
+    relative = f"{found.operations / (last.operations or 1):.0%} of exit {last.layer}'s"
     return [*aligned(rows), f"operations a picture  {_operations(found.operations)} ({relative})"]
 
 

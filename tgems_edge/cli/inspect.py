@@ -28,7 +28,7 @@ WIDTH = 80  # of a terminal
 MOST_CLASSES = 20  # that are named
 MOST_PARTS = 60  # operators, packages and the like
 TOKENS = {"cls": "class token", "mean": "mean of the patch tokens"}
-HEADS = {None: "T-GEM", "tgem": "T-GEM", "ssa": "SSA head"}
+HEADS = {"tgem": "T-GEM", "ssa": "SSA head"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def _as_json(found: _Contents) -> dict[str, Any]:
             "operators": dict(header.operators.most_common()),
             "weights": {element: asdict(weights) for element, weights in header.weights.items()},
         },
+        "schema": found.card and found.card.schema,
         "card": found.card and json.loads(found.card.to_json()),
         "digest_holds": found.digest_holds,
     }
@@ -105,7 +106,7 @@ def _as_lines(found: _Contents) -> list[str]:
     width = max(len(name) for rows in sections for name in rows)
     blocks = [[line for name, text in rows.items() for line in _row(name, text, width)] for rows in sections]
     if card and card.dynamic:
-        blocks.insert(2, _exits(card.dynamic))
+        blocks.insert(2, _exits(card, card.dynamic))
     return separated([[str(found.path)], *blocks])
 
 
@@ -127,6 +128,7 @@ def _file(found: _Contents) -> dict[str, str]:
     return {
         "size": _size(found.size),
         "digest": {True: "holds", False: "does not hold", None: ""}[found.digest_holds],
+        "card": f"schema {found.card.schema}" if found.card else "",
         "ONNX": _list([f"IR version {header.ir_version}", *opsets]),
         "written by": _list(filter(None, [header.producer, header.metadata.get("date")])),
     }
@@ -146,22 +148,22 @@ def _answers(card: Card) -> dict[str, str]:
 
 
 def _exit_in_words(card: Card) -> str:
-    head = HEADS[card.head_kind]
-    if card.dynamic is None:
-        return f"block {card.layer}, {TOKENS[card.pool]}, {head}, K {card.k}"
-    blocks, operations = _list(map(str, card.exit_layers)), f"{card.dynamic.operations:.0%}"
-    return f"blocks {blocks}, {head}; a mean picture takes {operations} of the full tower's operations"
+    last, operations = card.last_exit, card.mean_operations
+    head = HEADS[last.head_kind]
+    if operations is None:
+        return f"block {last.layer}, {TOKENS[last.pool]}, {head}, K {last.k}"
+    blocks = _list(map(str, card.exit_layers))
+    return f"blocks {blocks}, {head}; a mean picture takes {operations:.0%} of the full tower's operations"
 
 
-def _exits(dynamic: Dynamic) -> list[str]:
+def _exits(card: Card, dynamic: Dynamic) -> list[str]:
     """Which share of pictures leaves where, and what that takes."""
     rows = [["exit", "share", "operations", "threshold", "K", "reads"]]
-    for exit in dynamic.exits:
-        operations = f"{exit.operations / dynamic.exits[-1].operations:.0%}"
-        threshold = "-" if exit.threshold is None else f"{exit.threshold:.3f}"
-        rows.append(
-            [str(exit.layer), f"{exit.share:.1%}", operations, threshold, str(exit.k), TOKENS[exit.pool]]
-        )
+    for exit in card.exits:
+        share = f"{exit.calibration.share:.1%}" if exit.calibration else "-"
+        operations = f"{(exit.operations or 0) / (card.last_exit.operations or 1):.0%}"
+        threshold = f"{exit.gate.threshold:.3f}" if exit.gate else "-"
+        rows.append([str(exit.layer), share, operations, threshold, str(exit.k), TOKENS[exit.pool]])
     return [*aligned(rows), *(f"no exit {layer}: {reason}" for layer, reason in dynamic.dropped.items())]
 
 
@@ -204,11 +206,11 @@ def _preprocessing(made: Preprocessing) -> str:
 def _worth(card: Card) -> dict[str, str]:
     """What was measured before it was written."""
     rows = {"calibration": "none"}
-    if card.calibration and card.temperature:
-        coverages, rejects = (_list(table or ()) for table in (card.conformal, card.rejection))
+    if made := card.calibration:
+        temperature = f"temperature {card.last_exit.temperature:.3g}"
         rows["calibration"] = (
-            f"{card.calibration.images} pictures; temperature {card.temperature:.3g}, coverage {coverages}, "
-            f"reject {rejects}"
+            f"{made.images} pictures; {temperature}, coverage {_list(made.conformal)}, "
+            f"reject {_list(made.rejection)}"
         )
     rows["accuracy"] = "not measured"
     if measured := card.accuracy:

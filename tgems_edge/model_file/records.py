@@ -10,7 +10,15 @@ import types
 import typing
 from typing import Any, Literal, TypeVar
 
-__all__ = ["NewerSchema", "from_json", "meant_by_missing", "to_json"]
+__all__ = [
+    "LARGEST_INTEGER",
+    "NewerSchema",
+    "from_json",
+    "from_object",
+    "meant_by_missing",
+    "parse",
+    "to_json",
+]
 
 T = TypeVar("T")
 
@@ -44,22 +52,21 @@ class NewerSchema(ValueError):
 
 
 def from_json(kind: type[T], text: str, *, schema: int, key: str = "schema") -> T:
-    """JSON as an instance of the dataclass `kind`.
+    """`parse` and `from_object` in one: for records of one schema only."""
+    return from_object(kind, parse(text, schema=schema, key=key)[0])
 
-    Fields it does not know are ignored, and one that may be null may be missing, as may one that says what
-    that means: so that files of earlier and later versions are read as long as nothing changed its meaning.
 
-    Supported annotations: str, int, float, bool, `X | None`, Literal, tuple, dict[str, X], dataclasses.
+def parse(text: str, *, schema: int, key: str = "schema") -> tuple[dict[str, Any], int]:
+    """The JSON of a record, and the schema version it was written in.
 
     Args:
-        kind: a dataclass with the field `key`.
         text: the JSON.
         schema: the newest schema version this program knows.
         key: the field that holds the version it was written in.
 
     Raises:
         NewerSchema: the record was written in a later one.
-        ValueError: not JSON, a field is missing, or it is of another type; the message says which.
+        ValueError: not the JSON of an object, or one that does not say its version.
     """
     try:
         data = json.loads(text, parse_constant=_refuse_constant)
@@ -74,6 +81,20 @@ def from_json(kind: type[T], text: str, *, schema: int, key: str = "schema") -> 
             f"written by a newer tgems-edge (schema {written}, this one reads {schema}); "
             "pip install --upgrade tgems-edge"
         )
+    return data, written
+
+
+def from_object(kind: type[T], data: dict[str, Any]) -> T:
+    """The object of a JSON text as an instance of the dataclass `kind`.
+
+    Fields it does not know are ignored, and one that may be null may be missing, as may one that says what
+    that means: so that files of earlier and later versions are read as long as nothing changed its meaning.
+
+    Supported annotations: str, int, float, bool, `X | None`, Literal, tuple, dict[str, X], dataclasses.
+
+    Raises:
+        ValueError: a field is missing, or it is of another type; the message says which.
+    """
     return _read(kind, data, "")
 
 

@@ -9,16 +9,15 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tgems_edge.errors import ImageError, InputError
-from tgems_edge.maths.rates import top_k
 from tgems_edge.model_file.default import default_model
 from tgems_edge.model_file.gate import IMAGE, INPUT, OUTPUTS, check_digest, check_model_file
-from tgems_edge.runtime.answers import check_answers
+from tgems_edge.runtime.answers import Answers, check_outputs
 from tgems_edge.runtime.background import call_beside
 from tgems_edge.runtime.decoding.limits import find_limits
 from tgems_edge.runtime.images import Picture, read_pixels
@@ -139,21 +138,16 @@ class Classifier:
         if not reads:
             return []
         start = perf_counter()
-        rates, probabilities, exit_layers = self.run([read.pixels for read in reads])
+        answers = self.run([read.pixels for read in reads])
         inferred = perf_counter()
-        order = top_k(rates, len(self.names))
+        own = [answers[row : row + 1] for row in range(len(reads))]
+        for one in own:
+            _ = one.order  # works it out, so that its time is in `postprocess`
         share = 1000 / len(reads)
         inference, postprocess = (inferred - start) * share, (perf_counter() - inferred) * share
         return [
-            Result(
-                self.card,
-                rates[i],
-                probabilities[i],
-                order[i],
-                int(exit_layers[i]),
-                Speed(read.milliseconds, inference, postprocess),
-            )
-            for i, read in enumerate(reads)
+            Result(one, Speed(read.milliseconds, inference, postprocess))
+            for one, read in zip(own, reads, strict=True)
         ]
 
     def preprocess(self, picture: Picture) -> NDArray[np.uint8]:
@@ -167,34 +161,24 @@ class Classifier:
             max_pixels=self._max_pixels,
         )
 
-    def run(
-        self, inputs: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """The graph itself.
+    def run(self, inputs: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Answers:
+        """Runs the graph itself.
 
         Args:
             inputs: B pictures as `preprocess` gives them.
-
-        Returns:
-            rates (B, C), probabilities (B, C), exit layers (B,).
 
         Raises:
             ModelFileError: onnxruntime cannot run it, or not in time, or its answers are not those of a model
                 file (`tgems_edge.runtime.answers`).
         """
         if self.card.input == INPUT:
-            outputs = self._run({INPUT: np.stack(list(inputs))}, len(inputs))
-        else:
-            runs = [self._run({IMAGE: picture}, 1) for picture in inputs]
-            outputs = list(map(np.concatenate, zip(*runs, strict=True)))
-        rates, probabilities, _, exit_layers = outputs
-        return rates, probabilities, exit_layers
+            return self._run({INPUT: np.stack(list(inputs))}, len(inputs))
+        return Answers.join([self._run({IMAGE: picture}, 1) for picture in inputs])
 
-    def _run(self, fed: dict[str, NDArray[np.uint8]], pictures: int) -> list[NDArray[Any]]:
+    def _run(self, fed: dict[str, NDArray[np.uint8]], pictures: int) -> Answers:
         """Runs the graph once, and checks its answers."""
         outputs = run_session(self._session, OUTPUTS, fed, name=self._name, timeout=self._timeout)
-        check_answers(outputs, self.card, pictures, self._name)
-        return outputs
+        return check_outputs(outputs, self.card, pictures, self._name)
 
 
 def load(

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from tgems_edge.errors import DataError, ImageError
 from tgems_edge.maths.metrics import bin_confidence, count_confusions, coverage_interval, mean_gap
-from tgems_edge.maths.rates import top_k
-from tgems_edge.maths.sets import DEFAULT_COVERAGE, METHODS, SetMethod, hold, set_scores
+from tgems_edge.maths.sets import DEFAULT_COVERAGE, METHODS, SetMethod, hold
 from tgems_edge.model_file.card import Card
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.answers import Answers
 from tgems_edge.runtime.classifier import Classifier
 from tgems_edge.runtime.result import Result, Speed
 from tgems_edge.sources.data import ImageFolder, refuse_shared
@@ -93,8 +93,8 @@ class Evaluation:
         """Floating-point operations of these pictures, on average; None in a static file."""
         if self.card.dynamic is None:
             return None
-        exits = self.card.dynamic.exits
-        return sum(exit.operations * self.exit_layers.get(exit.layer, 0) for exit in exits) / self.images
+        took = (self.exit_layers.get(exit.layer, 0) * (exit.operations or 0) for exit in self.card.exits)
+        return sum(took) / self.images
 
     def confusion_matrix(self) -> NDArray[np.int64]:
         """Return counts (C, C), true classes in rows and answers in columns; for few classes."""
@@ -106,17 +106,17 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Answers:
+class _Kept:
     """What is kept of the answers to N pictures: a few numbers of each, however many classes there are."""
 
     labels: NDArray[np.int64]  # (N,) true classes
     best: NDArray[np.int64]  # (N,) answers
     places: NDArray[np.int64]  # (N,) of the true classes among all, from 0, the best first
-    surprisal: NDArray[np.float32]  # (N,) smallest rates
     confidence: NDArray[np.float32]  # (N,) largest probabilities
     likeliest: NDArray[np.int64]  # (N,) classes that have them
     covered: NDArray[np.bool_]  # (N, P) whether the label set holds the true class, for each promise
     sizes: NDArray[np.int64]  # (N, P) classes in the label set
+    unknown: NDArray[np.bool_]  # (N, R) whether the picture is called unknown, for each share
     exit_layers: NDArray[np.int64]  # (N,)
 
 
@@ -166,9 +166,9 @@ def evaluate(
 
 def _classify(
     classifier: Classifier, folder: ImageFolder, batch: int, reporter: Reporter
-) -> tuple[_Answers, list[Speed]]:
+) -> tuple[_Kept, list[Speed]]:
     """Pictures come and go batch by batch, and so do their rates and probabilities."""
-    kept: list[_Answers] = []
+    kept: list[_Kept] = []
     labels: list[int] = []
     results: list[Result] = []
     speeds: list[Speed] = []
@@ -184,35 +184,33 @@ def _classify(
             results.append(outcome)
             speeds.append(outcome.speed)
             if len(results) == CHUNK:
-                kept.append(_keep(classifier.card, labels, results))
+                kept.append(_keep(labels, results))
                 labels, results = [], []
     if results:
-        kept.append(_keep(classifier.card, labels, results))
+        kept.append(_keep(labels, results))
     if not kept:
         raise DataError(f"{folder.root}: none of its pictures can be read; copy them again")
-    names = [field.name for field in fields(_Answers)]
-    return _Answers(*(np.concatenate([getattr(part, name) for part in kept]) for name in names)), speeds
+    names = [field.name for field in fields(_Kept)]
+    return _Kept(*(np.concatenate([getattr(part, name) for part in kept]) for name in names)), speeds
 
 
-def _keep(card: Card, labels: Sequence[int], results: Sequence[Result]) -> _Answers:
+def _keep(labels: Sequence[int], results: Sequence[Result]) -> _Kept:
     """What is kept of some pictures."""
     true = np.array(labels)
-    rates = np.stack([result.rates for result in results])
-    probabilities = np.stack([result.probabilities for result in results])
-    order = top_k(rates, len(card.classes))
-    scores = {method: set_scores(probabilities, method) for method, _ in _promises(card)}
-    sets = [scores[method] <= card.set_bound(promised, method) for method, promised in _promises(card)]
+    answers = Answers.join([result.answers for result in results])
+    probabilities = answers.probabilities
+    sets = [answers.sets(promised, method) for method, promised in _promises(answers.card)]
     none = np.empty((0, len(true)))
-    return _Answers(
+    return _Kept(
         labels=true,
-        best=order[:, 0],
-        places=(order == true[:, None]).argmax(1),
-        surprisal=rates.min(1),
+        best=answers.labels,
+        places=(answers.order == true[:, None]).argmax(1),
         confidence=probabilities.max(1),
         likeliest=probabilities.argmax(1),
         covered=np.array([hold(members, true) for members in sets] or none, bool).T,
         sizes=np.array([members.sum(1) for members in sets] or none, int).T,
-        exit_layers=np.array([result.exit_layer for result in results]),
+        unknown=np.array([answers.unknown(share) for share in _rejects(answers.card)] or none, bool).T,
+        exit_layers=answers.exit_layers,
     )
 
 
@@ -221,7 +219,12 @@ def _promises(card: Card) -> list[tuple[SetMethod, float]]:
     return [(method, promised) for method in METHODS for promised in card.coverages(method)]
 
 
-def _measure_sets(card: Card, answers: _Answers) -> tuple[SetCoverage, ...] | None:
+def _rejects(card: Card) -> list[float]:
+    """Shares of known pictures that `unknown` can be about; none without calibration."""
+    return [float(share) for share in card.calibration.rejection] if card.calibration else []
+
+
+def _measure_sets(card: Card, answers: _Kept) -> tuple[SetCoverage, ...] | None:
     if card.calibration is None:
         return None
     calibrated, measured = card.calibration.images, len(answers.labels)
@@ -237,12 +240,10 @@ def _measure_sets(card: Card, answers: _Answers) -> tuple[SetCoverage, ...] | No
     )
 
 
-def _reject(card: Card, answers: _Answers) -> dict[str, float] | None:
-    if card.rejection is None:
+def _reject(card: Card, answers: _Kept) -> dict[str, float] | None:
+    if card.calibration is None:
         return None
-    usual = np.array([card.surprise(layer) for layer in answers.exit_layers.tolist()])
-    beyond_usual = answers.surprisal - usual
-    return {level: float((beyond_usual > bound).mean()) for level, bound in card.rejection.items()}
+    return dict(zip(card.calibration.rejection, answers.unknown.mean(0).tolist(), strict=True))
 
 
 def _measure_exits(
@@ -257,7 +258,7 @@ def _measure_exits(
     )
 
 
-def _cover_classes(card: Card, answers: _Answers, class_images: NDArray[np.int64]) -> NDArray[np.float64]:
+def _cover_classes(card: Card, answers: _Kept, class_images: NDArray[np.int64]) -> NDArray[np.float64]:
     promise: tuple[SetMethod, float] = ("threshold", DEFAULT_COVERAGE)
     if promise not in _promises(card):
         return np.full(len(card.classes), np.nan)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tgems_edge.maths.sets import DEFAULT_COVERAGE, SetMethod, label_sets
+from tgems_edge.maths.sets import DEFAULT_COVERAGE, SetMethod
 from tgems_edge.model_file.card import Card
+from tgems_edge.runtime.answers import Answers
 
 __all__ = ["Result", "Speed"]
 
@@ -29,14 +30,38 @@ class Speed:
 
 @dataclass(frozen=True)
 class Result:
-    """What a model says about one picture."""
+    """What a model says about one picture: a view on the answers to it."""
 
-    card: Card
-    rates: NDArray[np.float32]  # (C,) class-rates, smaller is better
-    probabilities: NDArray[np.float32]  # (C,) posterior; calibrated only if `calibrated`
-    order: NDArray[np.int64]  # (C,) class indices, best first
-    exit_layer: int  # the block that answered
+    answers: Answers  # to this picture alone
     speed: Speed
+
+    @property
+    def card(self) -> Card:
+        """What the model file says about itself."""
+        return self.answers.card
+
+    @property
+    def rates(self) -> NDArray[np.float32]:
+        """(C,) class-rates, smaller is better."""
+        rates: NDArray[np.float32] = self.answers.rates[0]
+        return rates
+
+    @property
+    def probabilities(self) -> NDArray[np.floating]:
+        """(C,) posterior; calibrated only if `calibrated`."""
+        probabilities: NDArray[np.floating] = self.answers.probabilities[0]
+        return probabilities
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """(C,) class indices, best first."""
+        order: NDArray[np.int64] = self.answers.order[0]
+        return order
+
+    @property
+    def exit_layer(self) -> int:
+        """The block that answered."""
+        return int(self.answers.exit_layers[0])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,7 +71,7 @@ class Result:
     @property
     def calibrated(self) -> bool:
         """Whether the file was exported with calibration."""
-        return self.card.temperature is not None
+        return self.card.calibration is not None
 
     @property
     def top1(self) -> int:
@@ -70,15 +95,7 @@ class Result:
 
     def top(self, count: int) -> list[dict[str, Any]]:
         """The best `count` classes, best first, as `classify --json` prints them."""
-        return [
-            {
-                "label": self.names[index],
-                "index": int(index),
-                "rate": float(self.rates[index]),
-                "probability": float(self.probabilities[index]) if self.calibrated else None,
-            }
-            for index in self.order[:count]
-        ]
+        return self.answers.best(0, count)
 
     def label_set(self, coverage: float = DEFAULT_COVERAGE, method: SetMethod = "threshold") -> list[str]:
         """Names that hold the true class with a probability of at least `coverage`, best first.
@@ -90,9 +107,7 @@ class Result:
         Raises:
             InputError: the file was exported without calibration, or not for this coverage.
         """
-        bound = self.card.set_bound(coverage, method)
-        members = label_sets(self.probabilities[None], bound, method)[0]
-        return [self.names[index] for index in self.order if members[index]]
+        return self.answers.names_in(0, self.answers.sets(coverage, method)[0])
 
     def is_unknown(self, reject: float = 0.05) -> bool:
         """Whether the picture is more surprising than all but a share of `reject` of known pictures.
@@ -100,5 +115,4 @@ class Result:
         Raises:
             InputError: the file was exported without calibration, or not for this share.
         """
-        beyond_usual = float(self.rates[self.top1]) - self.card.surprise(self.exit_layer)
-        return beyond_usual > self.card.rejection_bound(reject)
+        return bool(self.answers.unknown(reject)[0])

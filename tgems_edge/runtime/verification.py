@@ -97,7 +97,8 @@ def _check(classifier: Classifier, sample: Sample) -> SampleCheck:
     card = classifier.card
     decoded = _decoded(sample, card)
     taken = classifier.preprocess(decoded)
-    (rates,), _, (exit_layer,) = classifier.run([taken])
+    answers = classifier.run([taken])
+    rates = answers.rates[0]
     expected = np.array(sample.rates)
     same_decoded = _sha256(decoded) == sample.decoded_sha256
     return SampleCheck(
@@ -106,9 +107,9 @@ def _check(classifier: Classifier, sample: Sample) -> SampleCheck:
         same_pixels=_sha256(taken) == sample.pixels_sha256 if same_decoded else None,
         rate_difference=float(np.abs(rates - expected).max()),
         within_tolerance=bool((relative_difference(rates, expected) <= TOLERANCE).all()),
-        label=card.classes[top_k(rates, 1)[0]],
+        label=card.classes[int(answers.labels[0])],
         expected_label=card.classes[top_k(expected, 1)[0]],
-        exit_layer=int(exit_layer),
+        exit_layer=int(answers.exit_layers[0]),
     )
 
 

@@ -133,7 +133,7 @@ class TestJson:
         assert row["model"] == f"sha256:{classifier.card.file_sha256}"
         assert (row["label"], row["index"]) == (expected.label, expected.top1)
         assert row["rate"] == pytest.approx(expected.rates.min(), abs=1e-4)
-        assert row["exit_layer"] == classifier.card.layer
+        assert row["exit_layer"] == classifier.card.last_exit.layer
         assert row["milliseconds"].keys() == {"preprocess", "inference", "postprocess"}
         assert all(isinstance(value, float) for value in row["milliseconds"].values())
         assert len(row["top"]) == 3
@@ -271,9 +271,8 @@ class TestSeveralExits:
         ]
 
     def test_exits_are_aligned(self, classify, sky, dynamic_model, dynamic_card):
-        early, late = dynamic_card.dynamic.exits
-        dynamic = replace(dynamic_card.dynamic, exits=(early, replace(late, layer=12)))
-        model = dynamic_model(replace(dynamic_card, layer=12, dynamic=dynamic))
+        early, late = dynamic_card.exits
+        model = dynamic_model(replace(dynamic_card, exits=(early, replace(late, layer=12))))
         assert classify("noon.png", "--model", model).stdout.startswith("noon.png  exit  2  blue 79%")
 
     @pytest.mark.parametrize("style", [[], ["--json"]], ids=str)
@@ -301,9 +300,8 @@ class TestSeveralExits:
     def test_a_block_that_is_no_exit_of_the_card_is_one_line(
         self, classify, sky, dynamic_model, dynamic_card
     ):
-        early, late = dynamic_card.dynamic.exits
-        dynamic = replace(dynamic_card.dynamic, exits=(replace(early, layer=3), late))
-        model = dynamic_model(replace(dynamic_card, dynamic=dynamic))
+        early, late = dynamic_card.exits
+        model = dynamic_model(replace(dynamic_card, exits=(replace(early, layer=3), late)))
         done = classify(*sky, "--model", model, "--quiet")
         assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
         assert done.stderr.startswith(f"error: {model}: the graph gave an answer from block 2")

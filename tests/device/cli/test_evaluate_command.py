@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tgems_edge.cli import app
-from tgems_edge.model_file.card import CalibrationData, Gate, Quantisation
+from tgems_edge.model_file.card import Calibration, Gate, Quantisation
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime import evaluation
 from tgems_edge.runtime.classifier import load
@@ -310,9 +310,9 @@ class TestSeveralExits:
 
     def test_many_operations_are_written_in_billions(self, paint, dynamic_model, dynamic_card):
         paint("noon", {"red": ["red"], "green": ["lime"]})
-        early, late = dynamic_card.dynamic.exits
+        early, late = dynamic_card.exits
         costly = replace(early, operations=1_234_000_000), replace(late, operations=2_023_000_000)
-        model = dynamic_model(replace(dynamic_card, dynamic=replace(dynamic_card.dynamic, exits=costly)))
+        model = dynamic_model(replace(dynamic_card, exits=costly))
         assert "operations a picture  1.23 G (61% of exit 5's)\n" in evaluate("noon", "--model", model).stdout
 
     def test_a_static_file_has_no_table_of_exits(self, album, colour_model, calibrated_card):
@@ -409,7 +409,9 @@ class TestRefusals:
     def test_pictures_that_calibrated_the_file(self, album, folder, colour_model, calibrated_card):
         noise = [hashlib.sha256(bytes([i])).digest() for i in range(199)]
         own = hashlib.sha256((folder / album / "blue" / "0.png").read_bytes()).digest()
-        card = replace(calibrated_card, calibration=CalibrationData.of([*noise, own]))
+        fitted = calibrated_card.calibration
+        tables = fitted.conformal, fitted.conformal_adaptive, fitted.rejection
+        card = replace(calibrated_card, calibration=Calibration.of([*noise, own], *tables))
         done = evaluate(album, "--model", colour_model(card))
         assert (done.returncode, done.stdout) == (2, "")
         # the same plain blue lies among the green ones too

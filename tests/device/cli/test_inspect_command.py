@@ -73,6 +73,7 @@ class TestText:
         assert shown == {
             "size": shown["size"],
             "digest": "holds",
+            "card": "schema 2",
             "ONNX": "IR version 8, opset 18",
             "classes": "3: red, green, blue",
             "not trained": "blue",
@@ -135,9 +136,8 @@ class TestText:
         assert rows(card)["classes"].endswith("class 18, class 19, and 980 more")
 
     def test_several_exits_are_a_table(self, colour_model, dynamic_card):
-        late = replace(dynamic_card.dynamic.exits[1], pool="mean")
-        dynamic = replace(dynamic_card.dynamic, exits=(dynamic_card.dynamic.exits[0], late))
-        done = inspect(colour_model(replace(dynamic_card, pool="mean", dynamic=dynamic)))
+        early, late = dynamic_card.exits
+        done = inspect(colour_model(replace(dynamic_card, exits=(early, replace(late, pool="mean")))))
         assert done.exit_code == 0
         lines = done.stdout.splitlines()
         table = lines[lines.index(next(line for line in lines if line.startswith("exit  "))) :]
@@ -149,9 +149,8 @@ class TestText:
         assert "blocks 2, 5, T-GEM; a mean picture takes 44% of the full" in done.stdout
 
     def test_another_head(self, rows, colour_card):
-        assert rows(replace(colour_card, head_kind="ssa"))["exits"].startswith(
-            "block 4, class token, SSA head"
-        )
+        ssa = replace(colour_card.last_exit, head_kind="ssa")
+        assert rows(replace(colour_card, exits=(ssa,)))["exits"].startswith("block 4, class token, SSA head")
 
 
 class TestFindings:
@@ -174,7 +173,7 @@ class TestFindings:
 
     @pytest.mark.parametrize(
         ("card", "reason"),
-        [("{", "its card is broken"), (json.dumps({"schema": 2}), "pip install --upgrade tgems-edge")],
+        [("{", "its card is broken"), (json.dumps({"schema": 3}), "pip install --upgrade tgems-edge")],
     )
     def test_a_card_that_cannot_be_read_is_one_line(self, colour_model, card, reason):
         done = inspect(colour_model(card))

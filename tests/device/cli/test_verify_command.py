@@ -151,7 +151,7 @@ def sample_of(pixels, model):
     """A lossless picture in place of a JPEG, with the rates that the model gives it."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    (rates,), _, _ = Classifier(model).run([pixels])
+    (rates,) = Classifier(model).run([pixels]).rates
     content = base64.b64encode(file.getvalue()).decode()
     return Sample("jpeg", content, sha256(pixels), sha256(pixels), tuple(rates.tolist()))
 

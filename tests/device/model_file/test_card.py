@@ -18,11 +18,13 @@ from tgems_edge.model_file.card import (
     METADATA_KEY,
     SCHEMA_VERSION,
     Accuracy,
-    CalibrationData,
+    Calibration,
     Card,
     Dynamic,
-    DynamicExit,
     EncoderId,
+    Exit,
+    ExitCalibration,
+    ExitGate,
     Gate,
     Parity,
     Preprocessing,
@@ -32,7 +34,7 @@ from tgems_edge.model_file.card import (
 )
 from tgems_edge.model_file.seal import is_sealed, seal
 
-# Of the built-in files of earlier commits, wherever the card had other fields.
+# Of the built-in files of earlier commits, wherever the card had other fields, and of a dynamic file.
 CARDS = sorted((Path(__file__).parent / "cards").glob("*.json"))
 
 PLACES = {
@@ -41,28 +43,29 @@ PLACES = {
     ("preprocessing",): Preprocessing,
     ("parity",): Parity,
     ("accuracy",): Accuracy,
-    ("calibration",): CalibrationData,
+    ("calibration",): Calibration,
     ("quantisation",): Quantisation,
     ("quantisation", "gate"): Gate,
     ("dynamic",): Dynamic,
-    ("dynamic", "exits", 0): DynamicExit,
+    ("exits", 0): Exit,
+    ("exits", 0, "gate"): ExitGate,
+    ("exits", 0, "calibration"): ExitCalibration,
     ("samples", 0): Sample,
 }
 COLOUR = ("preprocessing", "colour")  # left out where profiles are ignored
-INPUT = ("input",)  # the first cards did not say it, and meant pixels
 EVERY_FIELD = [(*place, field.name) for place, record in PLACES.items() for field in fields(record)]
 REQUIRED = [
     (*place, name)
     for place, record in PLACES.items()
     for name, kind in get_type_hints(record).items()
-    if type(None) not in get_args(kind) and (*place, name) != INPUT
+    if type(None) not in get_args(kind)
 ]
-CALIBRATION = ("temperature", "conformal", "conformal_adaptive", "rejection", "calibration")
 NULL_ELSEWHERE = {  # these may be null, but not in `full_card`
-    *((name,) for name in CALIBRATION),
+    ("calibration",),
+    ("dynamic",),
     ("quantisation",),
     ("quantisation", "ranges"),
-    *(("dynamic", "exits", 0, name) for name in ("weights", "bias", "threshold")),
+    *(("exits", 0, name) for name in ("operations", "gate", "calibration")),
 }
 
 
@@ -77,7 +80,6 @@ def full_card(dynamic_card):
         quantisation=Quantisation(
             "static", "x86", "entropy", 100, True, ("patches",), Gate(9, "ef" * 32, 0.2, 1.1)
         ),
-        head_kind="tgem",
         accuracy=Accuracy(0.5, 4, "ef" * 32, 0.1, {"0.9": 0.91}, {"0.9": 1.2}),
     )
 
@@ -124,7 +126,7 @@ def test_a_missing_field_is_named(data, path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(set(EVERY_FIELD) - {INPUT, COLOUR, *REQUIRED} - NULL_ELSEWHERE, key=str), ids=str
+    "path", sorted(set(EVERY_FIELD) - {COLOUR, *REQUIRED} - NULL_ELSEWHERE, key=str), ids=str
 )
 def test_a_missing_field_that_may_be_null_is_null(data, path):
     del place_of(data, path)[path[-1]]
@@ -139,14 +141,24 @@ def test_a_card_that_says_nothing_of_colour_profiles_ignores_them(data):
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
-def test_cards_of_earlier_versions_are_read_as_they_were_meant(path):
+def test_cards_of_earlier_versions_are_read_as_they_were_meant(path, as_schema_1):
     text = path.read_text("utf-8")
     card = Card.from_json(text)
     assert len(card.classes) == 10
     assert card.input == "pixels"
     written, read = json.loads(text), json.loads(card.to_json())
-    assert read.items() >= {key: value for key, value in written.items() if key != "accuracy"}.items()
+    assert (card.schema, read["schema"]) == (written["schema"], SCHEMA_VERSION)
+    same = written.keys() & read.keys() - {"accuracy", "calibration", "dynamic", "schema"}
+    assert len(same) >= 11
+    assert {key: read[key] for key in same} == {key: written[key] for key in same}
     assert (read["accuracy"] or {}).items() >= (written["accuracy"] or {}).items()
+    if written["schema"] == SCHEMA_VERSION:
+        assert read == written
+    else:
+        meant, written["accuracy"] = as_schema_1(card), read["accuracy"]
+        if written.get("dynamic"):
+            assert written["dynamic"].pop("operations") == pytest.approx(meant["dynamic"].pop("operations"))
+        assert meant.items() >= {"head_kind": "tgem", **written}.items()
 
 
 def test_earlier_cards_are_of_every_schema_version():
@@ -154,9 +166,11 @@ def test_earlier_cards_are_of_every_schema_version():
     assert schemas == set(range(1, SCHEMA_VERSION + 1))
 
 
-@pytest.mark.parametrize("name", CALIBRATION)
-def test_half_a_calibration_is_refused(data, name):
-    data[name] = None
+@pytest.mark.parametrize(
+    "path", [("calibration",), ("exits", 0, "calibration"), ("exits", 1, "calibration")], ids=str
+)
+def test_half_a_calibration_is_refused(data, path):
+    place_of(data, path)[path[-1]] = None
     assert "half a calibration" in refusal(data)
 
 
@@ -171,13 +185,13 @@ def test_digests_that_are_not_one_a_picture_are_refused(data, digests):
 @pytest.mark.parametrize("table", ["conformal", "conformal_adaptive", "rejection"])
 @pytest.mark.parametrize("level", ["", "most", "nan", "0", "1", "-0.5", "90", "0.90", "0.999"])
 def test_a_level_that_no_calibration_gives_is_refused(data, table, level):
-    data[table][level] = 0.5
+    data["calibration"][table][level] = 0.5
     assert "a level that its calibration cannot give" in refusal(data)
 
 
 def test_calibration_pictures_are_named_by_the_beginnings_of_their_digests():
     digests = [hashlib.sha256(bytes([i])).digest() for i in range(20)]
-    calibration = CalibrationData.of(digests)
+    calibration = Calibration.of(digests, {}, {}, {})
     assert calibration.images == 20
     assert sorted(calibration.beginnings()) == sorted(digest[:6] for digest in digests)
     assert calibration.is_whole()
@@ -185,7 +199,7 @@ def test_calibration_pictures_are_named_by_the_beginnings_of_their_digests():
 
 def test_the_order_of_calibration_pictures_does_not_matter():
     digests = [hashlib.sha256(bytes([i])).digest() for i in range(20)]
-    assert CalibrationData.of(digests) == CalibrationData.of(digests[::-1])
+    assert Calibration.of(digests, {}, {}, {}) == Calibration.of(digests[::-1], {}, {}, {})
 
 
 def test_bounds_are_looked_up_by_level(calibrated_card):
@@ -232,14 +246,15 @@ def test_a_field_of_another_type_is_named(data, path):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("layer",), True),
-        (("layer",), 5.0),
-        (("k",), "128"),
+        (("exits", 0, "layer"), True),
+        (("exits", 0, "layer"), 5.0),
+        (("exits", 0, "k"), "128"),
         (("classes",), "cat"),
         (("classes",), None),
-        (("pool",), "max"),
-        (("temperature",), "1"),
-        (("conformal",), {"0.9": None}),
+        (("exits", 0, "pool"), "max"),
+        (("exits", 0, "head_kind"), None),
+        (("exits", 0, "calibration", "temperature"), "1"),
+        (("calibration", "conformal"), {"0.9": None}),
         (("versions",), {"torch": 2}),
         (("preprocessing", "size"), [32]),
         (("preprocessing", "size"), [32, 32, 3]),
@@ -258,10 +273,10 @@ def test_a_nearly_right_value_is_refused(data, path, value):
     [
         (("classes",), ["cat"], "fewer than two classes"),
         (("classes",), ["cat", "dog", "cat"], "duplicate classes"),
-        (("k",), 0, "below 1"),
-        (("layer",), 0, "below 1"),
+        (("exits", 1, "k"), 0, "below 1"),
+        (("exits", 0, "layer"), 0, "below 1"),
         (("preprocessing", "size"), [0, 32], "empty input size"),
-        (("temperature",), 0, "not positive"),
+        (("exits", 1, "calibration", "temperature"), 0, "not positive"),
         (("input",), "image", "a resizing that its input does not imply"),
         (("samples", 0, "rates"), [1, 2], "another class count"),
         (("file_sha256",), "AB" * 32, "a file_sha256 that is none"),
@@ -289,33 +304,27 @@ def test_an_impossible_quantisation_is_refused(data, path, value, reason):
     assert reason in refusal(data)
 
 
-EARLY, LATE = ("dynamic", "exits", 0), ("dynamic", "exits", 1)
+EARLY, LATE = ("exits", 0), ("exits", 1)
 
 
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        (("dynamic", "exits"), [], "fewer than two exits"),
+        (("exits",), [], "no exit"),
+        (("dynamic",), None, "a choice of exits that their number denies"),
+        (("dynamic", "full_operations"), 0, "a full tower without operations"),
         ((*EARLY, "layer"), 5, "exits that are not in their order"),
-        ((*EARLY, "layer"), 0, "exits that are not in their order"),
+        ((*EARLY, "layer"), 0, "an exit with a layer or a K below 1"),
         ((*EARLY, "operations"), 0, "exits that do not cost more than those before"),
         ((*LATE, "operations"), 10_000_000, "exits that do not cost more than those before"),
-        ((*EARLY, "k"), 0, "an exit with a K below 1"),
-        ((*EARLY, "temperature"), 0, "an exit with a temperature that is not positive"),
-        ((*EARLY, "weights"), None, "an exit before the last without a whole gate"),
-        ((*EARLY, "bias"), None, "an exit before the last without a whole gate"),
-        ((*EARLY, "threshold"), None, "an exit before the last without a whole gate"),
-        ((*LATE, "weights"), [1, 1, 1], "a gate at its last exit"),
-        ((*LATE, "bias"), 0, "a gate at its last exit"),
-        ((*LATE, "threshold"), 0.5, "a gate at its last exit"),
-        ((*EARLY, "threshold"), -0.01, "a threshold outside 0 to 1"),
-        ((*EARLY, "threshold"), 1.01, "a threshold outside 0 to 1"),
-        ((*EARLY, "share"), 0.74, "shares of its exits that do not add up to 1"),
-        ((*LATE, "layer"), 6, "that is not its last exit's"),
-        ((*LATE, "k"), 3, "that is not its last exit's"),
-        ((*LATE, "pool"), "mean", "that is not its last exit's"),
-        ((*LATE, "temperature"), 7, "that is not its last exit's"),
-        (("layer",), 2, "that is not its last exit's"),
+        ((*EARLY, "operations"), None, "several exits, one of which does not say its operations"),
+        ((*EARLY, "k"), 0, "an exit with a layer or a K below 1"),
+        ((*EARLY, "calibration", "temperature"), 0, "an exit with a temperature that is not positive"),
+        ((*EARLY, "gate"), None, "an exit before the last without a gate"),
+        ((*LATE, "gate"), {"weights": [1, 1, 1], "bias": 0, "threshold": 1}, "a gate at its last exit"),
+        ((*EARLY, "gate", "threshold"), -0.01, "a threshold outside 0 to 1"),
+        ((*EARLY, "gate", "threshold"), 1.01, "a threshold outside 0 to 1"),
+        ((*EARLY, "calibration", "share"), 0.74, "shares of its exits that do not add up to 1"),
     ],
     ids=str,
 )
@@ -325,24 +334,27 @@ def test_impossible_exits_are_refused(data, path, value, reason):
 
 
 def test_negative_shares_of_exits_are_refused(data):
-    for exit, share in zip(data["dynamic"]["exits"], (1.5, -0.5), strict=True):
-        exit["share"] = share
+    for exit, share in zip(data["exits"], (1.5, -0.5), strict=True):
+        exit["calibration"]["share"] = share
     assert "shares of its exits that do not add up to 1" in refusal(data)
 
 
 def test_one_exit_is_no_choice(data):
-    del data["dynamic"]["exits"][0]
-    assert "fewer than two exits" in refusal(data)
+    del data["exits"][0]
+    data["exits"][0]["calibration"]["share"] = 1
+    assert "a choice of exits that their number denies" in refusal(data)
 
 
 def test_several_exits_need_calibration(data):
-    data.update(dict.fromkeys(CALIBRATION))
+    data["calibration"] = None
+    for exit in data["exits"]:
+        exit["calibration"] = None
     assert "several exits, but no calibration" in refusal(data)
 
 
 @pytest.mark.parametrize("threshold", [0, 1])
 def test_a_gate_may_let_everything_leave_or_nothing(data, threshold):
-    data["dynamic"]["exits"][0]["threshold"] = threshold
+    data["exits"][0]["gate"]["threshold"] = threshold
     Card.from_json(json.dumps(data))
 
 
@@ -359,13 +371,13 @@ def test_a_newer_schema_says_to_upgrade(data):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_does_not_have_are_refused(data, value):
-    data["temperature"] = value
+    data["exits"][0]["calibration"]["temperature"] = value
     assert "not valid JSON" in refusal(data)
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 400, "1e999"])
 def test_a_number_out_of_range_is_refused(data, number):
-    data["temperature"] = 12345
+    data["exits"][0]["calibration"]["temperature"] = 12345
     with pytest.raises(ModelFileError):
         Card.from_json(json.dumps(data).replace("12345", number))
 

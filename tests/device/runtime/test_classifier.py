@@ -48,7 +48,7 @@ class TestBuiltInModel:
             else:
                 picture = decode(base64.b64decode(sample.content))
                 decoded, pixels = np.asarray(picture), to_pixels(picture, card.preprocessing)
-            rates, _, _ = classifier.run(pixels[None])
+            rates = classifier.run(pixels[None]).rates
             assert hashlib.sha256(decoded.tobytes()).hexdigest() == sample.decoded_sha256
             assert hashlib.sha256(pixels.tobytes()).hexdigest() == sample.pixels_sha256
             assert_allclose(rates[0], sample.rates, atol=1e-4)
@@ -68,11 +68,12 @@ class TestBuiltInModel:
     def test_its_outputs_have_the_shapes_and_types_of_the_contract(self, classifier):
         height, width = classifier.card.preprocessing.size
         pixels = noise_pixels("batch", (3 * height, width)).reshape(3, height, width, 3)
-        rates, probabilities, exit_layers = classifier.run(pixels)
+        answers = classifier.run(pixels)
+        rates, probabilities, exit_layers = answers.rates, answers.probabilities, answers.exit_layers
         assert rates.shape == probabilities.shape == (3, len(classifier.names))
         assert (rates.dtype, probabilities.dtype, exit_layers.dtype) == (np.float32, np.float32, np.int64)
         assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
-        assert exit_layers.tolist() == [classifier.card.layer] * 3
+        assert exit_layers.tolist() == [classifier.card.last_exit.layer] * 3
 
 
 class TestDefaultModel:
@@ -290,9 +291,8 @@ class TestSeveralExits:
         assert green.label_set(0.99) == ["green", "red", "blue"]
 
     def test_a_block_that_is_no_exit_of_the_card_is_refused(self, dynamic_model, dynamic_card):
-        early, late = dynamic_card.dynamic.exits
-        dynamic = replace(dynamic_card.dynamic, exits=(replace(early, layer=3), late))
-        model = load(dynamic_model(replace(dynamic_card, dynamic=dynamic)))
+        early, late = dynamic_card.exits
+        model = load(dynamic_model(replace(dynamic_card, exits=(replace(early, layer=3), late))))
         assert model.classify(NAVY).label == "blue"
         with pytest.raises(
             ModelFileError,
@@ -301,7 +301,7 @@ class TestSeveralExits:
             model.classify_batch([NAVY, GREEN])
 
     def test_a_static_file_that_answers_from_elsewhere_is_refused(self, colour_model, colour_card):
-        model = load(colour_model(replace(colour_card, layer=5)))
+        model = load(colour_model(replace(colour_card, exits=(replace(colour_card.last_exit, layer=5),))))
         with pytest.raises(ModelFileError, match="an answer from block 4"):
             model.classify(GREEN)
 

@@ -1,9 +1,10 @@
 """The card: everything a model file says about itself; one module for each of its parts."""
 
-from tgems_edge.model_file.card.calibration import CalibrationData
-from tgems_edge.model_file.card.card import METADATA_KEY, SCHEMA_VERSION, UNSEALED, Card, EncoderId, find_card
-from tgems_edge.model_file.card.exits import Dynamic, DynamicExit
+from tgems_edge.model_file.card.calibration import Calibration
+from tgems_edge.model_file.card.card import METADATA_KEY, SCHEMA_VERSION, UNSEALED, Card, find_card
+from tgems_edge.model_file.card.exits import Dynamic, Exit, ExitCalibration, ExitGate, HeadKind
 from tgems_edge.model_file.card.measurements import Accuracy, Gate, Parity, Quantisation, Resizing
+from tgems_edge.model_file.card.origin import EncoderId
 from tgems_edge.model_file.card.preprocessing import Colour, Preprocessing, resampling
 from tgems_edge.model_file.card.samples import Sample, noise_pixels
 
@@ -12,13 +13,16 @@ __all__ = [
     "SCHEMA_VERSION",
     "UNSEALED",
     "Accuracy",
-    "CalibrationData",
+    "Calibration",
     "Card",
     "Colour",
     "Dynamic",
-    "DynamicExit",
     "EncoderId",
+    "Exit",
+    "ExitCalibration",
+    "ExitGate",
     "Gate",
+    "HeadKind",
     "Parity",
     "Preprocessing",
     "Quantisation",

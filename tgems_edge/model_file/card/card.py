@@ -1,43 +1,36 @@
-"""The card: everything a model file says about itself, as JSON under one metadata key.
+"""The card itself: everything a model file says about itself, as JSON under one metadata key.
 
-This module alone knows the keys: it writes them, reads them, validates them, and carries the schema
-version. The README specifies the same thing in MUST and MAY. Fields may be added within a schema
-version (readers ignore what they do not know); a field that changes its meaning raises the version.
+This package alone knows the keys: it writes them, reads them, validates them, and carries the schema version.
+The README specifies the same thing in MUST and MAY. Fields may be added within a schema version (readers
+ignore what they do not know); a field that changes its meaning raises the version.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from tgems_edge.errors import ModelFileError
+from tgems_edge.errors import InputError, ModelFileError
 from tgems_edge.maths.sets import SetMethod
 from tgems_edge.model_file import records
-from tgems_edge.model_file.card.calibration import CalibrationData, is_level, look_up
-from tgems_edge.model_file.card.exits import Dynamic, validate_exits
+from tgems_edge.model_file.card import schema1
+from tgems_edge.model_file.card.calibration import Calibration
+from tgems_edge.model_file.card.exits import Dynamic, Exit, validate_exits
 from tgems_edge.model_file.card.measurements import Accuracy, Parity, Quantisation, Resizing
+from tgems_edge.model_file.card.origin import EncoderId
 from tgems_edge.model_file.card.preprocessing import Preprocessing
 from tgems_edge.model_file.card.require import require
 from tgems_edge.model_file.card.samples import Sample
 
-__all__ = ["METADATA_KEY", "SCHEMA_VERSION", "UNSEALED", "Card", "EncoderId", "find_card"]
+__all__ = ["METADATA_KEY", "SCHEMA_VERSION", "UNSEALED", "Card", "find_card"]
 
 METADATA_KEY = "tgems"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 UNSEALED = "0" * 64
 LARGEST_CARD = 1 << 24  # characters; it names the pictures of its calibration, with 8 each
 LARGEST_SIDE = 1 << 13  # pixels of the input
-
-
-@dataclass(frozen=True)
-class EncoderId:
-    """Which CLIP: its name alone would not do, so the weights are named by their hash."""
-
-    name: str
-    pretrained: str | None
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -47,24 +40,14 @@ class Card:
     classes: tuple[str, ...]
     classes_not_trained: tuple[str, ...]  # names that the head never saw in training
     templates: tuple[str, ...]  # the prompts of a class are these, with its name for {}
-    layer: int  # the block that answers, counted from 1; in a dynamic file the last that may
-    k: int  # K, the width in which the head compares: of the Jumper's output, or E of an SSA head
-    pool: Literal["cls", "mean"]  # which token the head reads
     encoder: EncoderId
-    # resized by the caller, or any picture, resized inside the graph
-    input: Literal["pixels", "image"] = field(metadata=records.meant_by_missing("pixels"))
+    input: Literal["pixels", "image"]  # resized by the caller, or any picture, resized inside the graph
     preprocessing: Preprocessing
-    temperature: float | None  # T of the posterior; None without calibration, and then T = 1
-    conformal: (
-        dict[str, float] | None
-    )  # quantile of each coverage, of threshold sets (`tgems_edge.maths.sets`)
-    conformal_adaptive: dict[str, float] | None  # the same of adaptive sets
-    rejection: dict[str, float] | None  # what a share of known pictures exceeds: smallest rate - `surprise`
-    calibration: CalibrationData | None  # what these four were fitted on
+    exits: tuple[Exit, ...]  # in their order, one or several; the last takes what is left
+    dynamic: Dynamic | None  # of a file with several exits
+    calibration: Calibration | None
     precision: Literal["fp32", "fp16", "int8"]
     quantisation: Quantisation | None  # of an INT8 file
-    dynamic: Dynamic | None  # of a file with several exits
-    head_kind: Literal["tgem", "ssa"] | None  # files that do not say have T-GEMs
     opset: int
     parity: Parity
     resizing: Resizing | None
@@ -73,21 +56,23 @@ class Card:
     versions: dict[str, str]
     licence: dict[str, str]  # of the code and of the weights
     file_sha256: str = UNSEALED  # of the whole file, computed with this field zeroed
-    schema: int = SCHEMA_VERSION
+    schema: int = SCHEMA_VERSION  # that the file was written in; what is written now is always the newest
 
     def to_json(self) -> str:
         """The card as JSON, with sorted keys, so that equal cards are equal bytes."""
-        return records.to_json(self)
+        return records.to_json(replace(self, schema=SCHEMA_VERSION))
 
     @classmethod
     def from_json(cls, text: str) -> Card:
-        """Reads and validates a card.
+        """Reads and validates a card of this schema or an earlier one.
 
         Raises:
             ModelFileError: not JSON, of a newer schema, or with a field missing or of a wrong type.
         """
         try:
-            card = records.from_json(cls, text, schema=SCHEMA_VERSION)
+            data, schema = records.parse(text, schema=SCHEMA_VERSION)
+            old = schema <= schema1.SCHEMA
+            card = cls(**schema1.read(data)) if old else records.from_object(cls, data)
         except records.NewerSchema as error:
             raise ModelFileError(str(error)) from None
         except ValueError as error:
@@ -115,26 +100,24 @@ class Card:
         require(self.schema >= 1, "a schema below 1")
         require(re.fullmatch("[0-9a-f]{64}", self.file_sha256) is not None, "a file_sha256 that is none")
         require(0 <= self.preprocessing.fill_color <= 255, "a fill colour outside 0 to 255")
-        require(self.k >= 1 and self.layer >= 1, "a layer or a K below 1")
         require(min(self.preprocessing.size) >= 1, "an empty input size")
         require(max(self.preprocessing.size) <= LARGEST_SIDE, "an impossible input size")
-        require(self.temperature is None or self.temperature > 0, "a temperature that is not positive")
-        self._validate_calibration()
+        self._validate_exits()
         self._validate_quantisation()
-        self._validate_dynamic()
         resizes = self.input == "image"
         require(resizes == (self.resizing is not None), "a resizing that its input does not imply")
         require(all(len(s.rates) == expected for s in self.samples), "samples of another class count")
 
-    def _validate_calibration(self) -> None:
-        tables = (self.conformal, self.conformal_adaptive, self.rejection)
-        fitted = (self.temperature, *tables, self.calibration)
-        require(len({part is None for part in fitted}) == 1, "half a calibration")
+    def _validate_exits(self) -> None:
+        validate_exits(self.exits)
+        several = len(self.exits) > 1
+        require(several == (self.dynamic is not None), "a choice of exits that their number denies")
+        require(self.dynamic is None or self.dynamic.full_operations > 0, "a full tower without operations")
+        fitted = self.last_exit.calibration is not None
+        require(fitted == (self.calibration is not None), "half a calibration")
+        require(fitted or not several, "several exits, but no calibration")
         if self.calibration:
-            require(self.calibration.is_whole(), "digests that are cut short")
-            levels = [level for table in tables if table is not None for level in table]
-            possible = all(is_level(level, self.calibration.images) for level in levels)
-            require(possible, "a level that its calibration cannot give")
+            self.calibration.validate()
 
     def _validate_quantisation(self) -> None:
         made = self.quantisation
@@ -144,21 +127,23 @@ class Card:
             require(known_beforehand == (made.ranges is not None), "ranges that its scheme does not imply")
             require(made.gate is None or made.gate.images > 0, "a gate that was measured on no pictures")
 
-    def _validate_dynamic(self) -> None:
-        if self.dynamic is None:
-            return
-        require(self.calibration is not None, "several exits, but no calibration")
-        require(len(self.dynamic.exits) >= 2, "fewer than two exits to choose from")
-        validate_exits(self.dynamic.exits)
-        last = self.dynamic.exits[-1]
-        its_own = last.layer, last.k, last.pool, last.temperature
-        stated = self.layer, self.k, self.pool, self.temperature
-        require(its_own == stated, "a layer, K, pool or temperature that is not its last exit's")
+    @property
+    def last_exit(self) -> Exit:
+        """The exit that takes what is left; in a static file the only one."""
+        return self.exits[-1]
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
         """The blocks that may answer, in their order; in a static file there is one."""
-        return tuple(exit.layer for exit in self.dynamic.exits) if self.dynamic else (self.layer,)
+        return tuple(exit.layer for exit in self.exits)
+
+    def exit_at(self, layer: int) -> Exit:
+        """The exit behind a block.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return {exit.layer: exit for exit in self.exits}[layer]
 
     def surprise(self, layer: int) -> float:
         """The rate that those of this block are counted from, where rates of several exits are compared.
@@ -167,11 +152,19 @@ class Card:
         picture costs beyond that. A static file has nothing to compare, and counts from 0.
 
         Raises:
-            KeyError: no exit of a dynamic file is there.
+            KeyError: no exit is there.
         """
+        fitted = self.exit_at(layer).calibration
+        return fitted.surprise if fitted else 0.0
+
+    @property
+    def mean_operations(self) -> float | None:
+        """Operations of a mean calibration picture, as a share of the full tower's; None in a static file."""
         if self.dynamic is None:
-            return 0.0
-        return {exit.layer: exit.surprise for exit in self.dynamic.exits}[layer]
+            return None
+        shares = (exit.calibration.share if exit.calibration else 0.0 for exit in self.exits)
+        took = sum(share * (exit.operations or 0) for share, exit in zip(shares, self.exits, strict=True))
+        return took / self.dynamic.full_operations
 
     @property
     def description(self) -> str:
@@ -182,7 +175,7 @@ class Card:
 
     def coverages(self, method: SetMethod) -> list[float]:
         """What label sets of this method can promise; nothing without calibration."""
-        return [float(level) for level in self._set_bounds(method) or ()]
+        return [float(level) for level in self.calibration.set_bounds(method)] if self.calibration else []
 
     def set_bound(self, coverage: float, method: SetMethod) -> float:
         """The quantile that label sets of this coverage are made with (`tgems_edge.maths.sets`).
@@ -190,10 +183,7 @@ class Card:
         Raises:
             InputError: the file has no calibration, or none for this coverage.
         """
-        return look_up(self._set_bounds(method), coverage, "coverage", "label sets")
-
-    def _set_bounds(self, method: SetMethod) -> dict[str, float] | None:
-        return self.conformal if method == "threshold" else self.conformal_adaptive
+        return self._calibrated("label sets").set_bound(coverage, method)
 
     def rejection_bound(self, reject: float) -> float:
         """What the best class-rate less `surprise` exceeds in at most a share of `reject` of known pictures.
@@ -201,7 +191,15 @@ class Card:
         Raises:
             InputError: the file has no calibration, or none for this share.
         """
-        return look_up(self.rejection, reject, "reject", "`unknown`")
+        return self._calibrated("`unknown`").rejection_bound(reject)
+
+    def _calibrated(self, purpose: str) -> Calibration:
+        if self.calibration is None:
+            raise InputError(
+                f"the file was exported without calibration, so it has no {purpose}; "
+                "export it with --data or --calibration"
+            )
+        return self.calibration
 
     def metadata(self, date: str) -> dict[str, str]:
         """All metadata of the file: the card, and the few keys that other tools read.

@@ -1,4 +1,4 @@
-"""The exits."""
+"""The exits of a file: where its tower is cut, what stands behind, and which pictures leave there."""
 
 from __future__ import annotations
 
@@ -8,58 +8,85 @@ from typing import Literal
 
 from tgems_edge.model_file.card.require import require
 
-__all__ = ["Dynamic", "DynamicExit", "validate_exits"]
+__all__ = ["Dynamic", "Exit", "ExitCalibration", "ExitGate", "HeadKind", "validate_exits"]
+
+HeadKind = Literal["tgem", "ssa"]
 
 
 @dataclass(frozen=True)
-class DynamicExit:
-    """One of the exits of a dynamic file (LRA-EE, arXiv 2605.26415, eq. 4).
+class ExitGate:
+    """Which pictures leave at an exit (LRA-EE, arXiv 2605.26415, eq. 4).
 
-    A picture leaves here if sigmoid(w . (confidence, margin, spread) + bias) >= threshold. The spread is the
+    A picture leaves if sigmoid(weights . (confidence, margin, spread) + bias) >= threshold. The spread is the
     mean squared distance of the patch tokens from their mean.
     """
 
-    layer: int
-    k: int
-    pool: Literal["cls", "mean"]
+    weights: tuple[float, float, float]
+    bias: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class ExitCalibration:
+    """What the calibration pictures say of one exit."""
+
     temperature: float  # T of its posterior
-    surprise: float  # the smallest rate of a median calibration picture; `unknown` looks at what exceeds it
-    weights: tuple[float, float, float] | None  # w; None for the last exit, which everything leaves
-    bias: float | None
-    threshold: float | None
-    operations: int  # floating-point, for one picture that leaves here, gates and heads included
+    surprise: float  # rates are counted from it where those of several exits are compared; 0 of a single exit
     share: float  # of the calibration pictures that left here
 
 
 @dataclass(frozen=True)
+class Exit:
+    """One place where the tower is cut, and what answers there."""
+
+    layer: int  # the block, counted from 1
+    k: int  # K, the width in which the head compares: of the Jumper's output, or E of an SSA head
+    pool: Literal["cls", "mean"]  # which token the head reads
+    head_kind: HeadKind
+    operations: int | None  # floating-point, for one picture that leaves here; None in files that do not say
+    gate: ExitGate | None  # None at the last exit, which everything leaves
+    calibration: ExitCalibration | None
+
+    @property
+    def temperature(self) -> float:
+        """T of the posterior; 1 without calibration."""
+        return self.calibration.temperature if self.calibration else 1.0
+
+
+@dataclass(frozen=True)
 class Dynamic:
-    """How a file with several exits decides."""
+    """What several exits in one file were chosen for."""
 
     budget: float  # operations of a mean picture, as a share of the full tower's: what was asked for
-    operations: float  # the same, as it came out on the calibration pictures
-    exits: tuple[DynamicExit, ...]  # in their order, the last of which takes what is left
+    full_operations: int  # of the full tower, for one picture
     dropped: dict[str, str]  # exits that were asked for and are not there, and why
 
 
-def validate_exits(exits: Sequence[DynamicExit]) -> None:
-    """Raises ModelFileError for exits that contradict each other."""
+def validate_exits(exits: Sequence[Exit]) -> None:
+    """Checks the exits of a card, each for itself and all beside each other.
+
+    Raises:
+        ModelFileError: what is wrong with them.
+    """
+    require(len(exits) >= 1, "no exit")
     *gated, last = exits
-    layers, operations = [exit.layer for exit in exits], [exit.operations for exit in exits]
-    thresholds = [exit.threshold for exit in gated if exit.threshold is not None]
-    require(_grow(layers), "exits that are not in their order")
-    require(_grow(operations), "exits that do not cost more than those before")
-    require(all(exit.k >= 1 for exit in exits), "an exit with a K below 1")
-    require(all(exit.temperature > 0 for exit in exits), "an exit with a temperature that is not positive")
-    require(all(None not in _gate(exit) for exit in gated), "an exit before the last without a whole gate")
-    require(set(_gate(last)) == {None}, "a gate at its last exit, which takes what is left")
+    fitted = [exit.calibration for exit in exits if exit.calibration]
+    require(all(exit.k >= 1 and exit.layer >= 1 for exit in exits), "an exit with a layer or a K below 1")
+    require(_grow([exit.layer for exit in exits]), "exits that are not in their order")
+    require(all(exit.gate for exit in gated), "an exit before the last without a gate")
+    require(last.gate is None, "a gate at its last exit, which takes what is left")
+    thresholds = [exit.gate.threshold for exit in gated if exit.gate]
     require(all(0 <= threshold <= 1 for threshold in thresholds), "a threshold outside 0 to 1")
-    shares = [exit.share for exit in exits]
-    whole = min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6
-    require(whole, "shares of its exits that do not add up to 1")
-
-
-def _gate(exit: DynamicExit) -> tuple[object, ...]:
-    return exit.weights, exit.bias, exit.threshold
+    operations = [exit.operations for exit in exits]
+    known = [count for count in operations if count is not None]
+    require(known == operations or not gated, "several exits, one of which does not say its operations")
+    require(_grow(known), "exits that do not cost more than those before")
+    require(len(fitted) in (0, len(exits)), "half a calibration")
+    require(all(part.temperature > 0 for part in fitted), "an exit with a temperature that is not positive")
+    if fitted:
+        shares = [part.share for part in fitted]
+        whole = min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6
+        require(whole, "shares of its exits that do not add up to 1")
 
 
 def _grow(numbers: Sequence[int]) -> bool:
