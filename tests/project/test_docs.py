@@ -12,8 +12,7 @@ import pytest
 
 import tgems_edge
 from tgems_edge import errors
-from tgems_edge.card import Card
-from tgems_edge.images import Preprocessing
+from tgems_edge.model_file.card import Card, Preprocessing
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
