@@ -297,9 +297,8 @@ class _Table:
         cells = [_cell(entry) for entry in result.top(self._top)]
         if self._uncertainty.is_unknown(result):
             return f"unknown (nearest {cells[0]})"
-        size = len(
-            self._uncertainty.label_set(result) or [result.label]
-        )  # the set is the `size` best classes
+        label_set = self._uncertainty.label_set(result) or [result.label]
+        size = len(label_set)  # the set has the first `size` classes of the ranking
         members, others = cells[:size], cells[size:]
         if size > len(members):
             members.append(f"{size - len(members)} more")

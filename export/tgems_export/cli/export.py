@@ -71,10 +71,7 @@ def export(
     ] = None,
     input_: Annotated[
         Literal["pixels", "image"],
-        typer.Option(
-            "--input",
-            help="image: the graph takes any picture and resizes it itself; not for OpenVINO's own reader.",
-        ),
+        typer.Option("--input", help="image: the graph takes any picture and resizes it itself."),
     ] = "pixels",
     precision: Annotated[
         Literal["fp32", "fp16", "int8", "int8-dynamic"],
@@ -265,7 +262,6 @@ def _as_lines(frozen: Frozen, seconds: float) -> list[str]:
             f"   resizing  in the graph: {card.resizing.pixels_within_1:.2%} of pixels within one grey level "
             f"of Pillow's, {card.resizing.label_agreement:.1%} equal labels"
         )
-        lines.append("             with onnxruntime; OpenVINO's own reader resizes otherwise: give it pixels")
     if card.calibration:
         lines.append(
             f"   calibrated on {card.calibration.images} pictures, temperature {card.temperature:.2f}"
