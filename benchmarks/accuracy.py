@@ -28,12 +28,13 @@ from tgems_edge.progress import Reporter
 from tgems_edge.runtime.images import decode, to_pixels
 from tgems_edge.runtime.session import open_session
 from tgems_edge.sources.data import read_labelled
-from tgems_export.encoder import Encoder, load_encoder
-from tgems_export.features import compute_features
-from tgems_export.freeze import DEMO_HEADS
-from tgems_export.graph import ExitGraph, to_onnx
-from tgems_export.head import head_file, load_head
-from tgems_export.prompts import class_embeddings, encode_prompts
+from tgems_export.encoders.encoder import Encoder, load_encoder
+from tgems_export.encoders.features import compute_features
+from tgems_export.encoders.prompts import class_embeddings, encode_prompts
+from tgems_export.exporting.freeze import DEMO_HEADS
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
+from tgems_export.heads.file import head_file, load_head
 from tgems_export.study.rivals import FORMS, sampling
 
 SAMPLES = 100  # a class
@@ -68,7 +69,7 @@ def onnx_rates(graph: ExitGraph, pixels: NDArray[np.uint8], size: tuple[int, int
     """Rates (B, C) of a graph in onnxruntime."""
     session = open_session(to_onnx(graph, size, OPSET).SerializeToString())
     batches = np.array_split(pixels, 50)
-    return np.concatenate([session.run(["rates"], {INPUT: batch})[0] for batch in batches])
+    return np.concatenate([session.run([graph.outputs[0]], {INPUT: batch})[0] for batch in batches])
 
 
 def torch_activations(encoder: Encoder, pixels: NDArray[np.uint8], layer: int, pool: str) -> Tensor:
@@ -100,7 +101,7 @@ def main(
         activations = torch_activations(encoder, pixels, layer, card.pool)
         rates = head.rates(activations, text).numpy()
         in_onnx = onnx_rates(
-            ExitGraph(encoder, layer, card.pool, head, text), pixels, encoder.preprocessing.size
+            ExitGraph(encoder, [Cut(layer, card.pool, head)], text), pixels, encoder.preprocessing.size
         )
         known_activations = known_features.activations(layer, card.pool)
         rows.append(

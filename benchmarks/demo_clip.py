@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from tgems_edge.maths.metrics import top_accuracy
 from tgems_edge.progress import Reporter
 from tgems_edge.sources.data import read_labelled
-from tgems_export.encoder import Encoder, load_encoder
-from tgems_export.features import Features, compute_features
-from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
-from tgems_export.head import head_file, load_head, load_head_card
-from tgems_export.loading import DEMO_FOLDER
-from tgems_export.prompts import class_embeddings, encode_prompts
+from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
+from tgems_export.encoders.encoder import Encoder, load_encoder
+from tgems_export.encoders.features import Features, compute_features
+from tgems_export.encoders.prompts import class_embeddings, encode_prompts
+from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
+from tgems_export.heads.file import head_file, load_head, load_head_card
 
 WEAKEST = 3  # classes to name
 

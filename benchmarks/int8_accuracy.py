@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 from tgems_edge.errors import AccuracyError
 from tgems_edge.progress import Reporter
 from tgems_edge.sources.data import read_labelled
-from tgems_export.encoder import Encoder, load_encoder
-from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
-from tgems_export.graph import ExitGraph, to_onnx
-from tgems_export.head import head_file, load_head
-from tgems_export.prompts import class_embeddings, encode_prompts
-from tgems_export.quantisation.recipe import Recipe, Target
-from tgems_export.quantisation.search import Limits, Quantiser, answers, read_calibrating
+from tgems_export.encoders.encoder import Encoder, load_encoder
+from tgems_export.encoders.prompts import class_embeddings, encode_prompts
+from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
+from tgems_export.exporting.quantization.recipe import Recipe, Target
+from tgems_export.exporting.quantization.search import Limits, Quantiser, answers, read_calibrating
+from tgems_export.heads.file import head_file, load_head
 
 HEADS = {"demo": DEMO_HEADS, "demo-190": DEMO_HEADS_190}
 RESULTS = {"demo": "int8_accuracy", "demo-190": "int8_accuracy_190"}
@@ -86,7 +87,7 @@ def measure_exit(
     """
     head, card = load_head(head_file(heads, layer), encoder)
     text = class_embeddings(encode_prompts(encoder, classes, card.templates))
-    graph = ExitGraph(encoder, layer, card.pool, head, text)
+    graph = ExitGraph(encoder, [Cut(layer, card.pool, head)], text)
     model = to_onnx(graph, encoder.preprocessing.size, OPSET)
     labels = pictures.labels
     exact = answers(model, pictures.pixels)[0].argmin(1)

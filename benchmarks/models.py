@@ -14,7 +14,7 @@ from itertools import groupby
 from measuring.result import save
 
 from tgems_edge.progress import Reporter
-from tgems_export.catalogue import Architecture, list_architectures
+from tgems_export.encoders.catalogue import Architecture, list_architectures
 
 
 def family(architecture: Architecture) -> tuple[bool, str, str]:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = (
     ROOT / "README.md",
     ROOT / "export" / "tgems_export" / "demo" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 )
 RESULT = re.compile(r"(<!-- benchmarks/results/(\w+)\.md -->\n).*?(<!-- end -->)", re.DOTALL)
 STUDY = re.compile(r"(<!-- (benchmarks/studies/[\w-]+/study\.md): ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)

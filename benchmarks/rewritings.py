@@ -21,15 +21,15 @@ from measuring.timing import SECONDS, session_run, time_in_turn
 
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime.session import open_session
-from tgems_export import blocks
-from tgems_export.encoder import RANDOM, load_encoder
+from tgems_export.encoders.encoder import RANDOM, load_encoder
+from tgems_export.encoders.towers import blocks
 
 ARCHITECTURE, SMALL = "ViT-B-32", "ViT-S-32"
 LAYER = 5
 BATCHES = (1, 16)
 AS_EXPORTED = "as exported"
 
-# Of each rewriting, what is put in its place in `tgems_export.blocks`.
+# Of each rewriting, what is put in its place in `tgems_export.encoders.towers.blocks`.
 UNDONE: dict[str, tuple[str, Callable[..., object] | type]] = {
     "rows that are no multiple of 4 KiB": ("_padding", lambda width: 0),
     "patch embedding as one product": ("_is_one_product", lambda convolutions: False),

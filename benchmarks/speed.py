@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime.session import open_session
-from tgems_export.encoder import RANDOM, load_encoder
+from tgems_export.encoders.encoder import RANDOM, load_encoder
 
 EAGER = "full, PyTorch"
 

@@ -23,7 +23,7 @@ from measuring.profile import RUNS, WARM_UP, Kernel, Recording, record, shapes
 from measuring.result import save
 
 from tgems_edge.progress import Reporter
-from tgems_export.encoder import RANDOM, load_encoder
+from tgems_export.encoders.encoder import RANDOM, load_encoder
 from tgems_export.full_tower import export_plain
 
 ARCHITECTURE, SMALL = "ViT-B-32", "ViT-S-32"

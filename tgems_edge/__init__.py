@@ -4,7 +4,7 @@
     result = load("model.onnx").classify("cat.jpg")
     print(result.label)
 
-Importing the package is cheap: what needs numpy, Pillow or onnxruntime is loaded on first use.
+Importing the package is fast: modules that need numpy, Pillow or onnxruntime are imported on first use.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["Classifier", "Result", "TgemsError", "__version__", "load"]
 
 __version__ = "0.2.0"
 
-# From 1.29 on, onnxruntime tells Microsoft what it runs, unless this is set before it is imported.
+# From version 1.29, onnxruntime sends telemetry to Microsoft unless this is set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_HOMES = {
+_MODULE_OF = {
     "Classifier": "tgems_edge.runtime.classifier",
     "Result": "tgems_edge.runtime.result",
     "TgemsError": "tgems_edge.errors",
@@ -33,8 +33,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -1,12 +1,12 @@
-"""`python -m tgems_edge` is the `tgems-edge` command."""
+"""Run the `tgems-edge` command with `python -m tgems_edge`."""
 
 import os
 import sys
 
-# Python puts the current folder before all others, where anybody may have put a numpy.py. By now it has
-# looked there for a few modules of its own: only `tgems-edge` and `python -I -m tgems_edge` never do.
-was_told_not_to = sys.flags.isolated or getattr(sys.flags, "safe_path", False)
-if sys.path[0] == os.getcwd() and not was_told_not_to:  # noqa: PTH109  (pathlib may be one of them)
+# Python searches the current folder first, where somebody may have put a file numpy.py. It has already
+# searched it for a few modules of its own; only `tgems-edge` and `python -I -m tgems_edge` avoid that.
+already_safe = sys.flags.isolated or getattr(sys.flags, "safe_path", False)
+if sys.path[0] == os.getcwd() and not already_safe:  # noqa: PTH109  (pathlib may not be imported before)
     del sys.path[0]
 
 from tgems_edge.cli import main  # noqa: E402

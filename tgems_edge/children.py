@@ -1,4 +1,4 @@
-"""Processes that we start: they import what we import, and end when we do."""
+"""Child processes: they import from the same places as this process, and end when it does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["child_command", "end_with", "start_child"]
 
 PR_SET_PDEATHSIG = 1  # as in sys/prctl.h
 
-# `python -m` would import from the current folder first, where anybody may have put a numpy.py.
+# `python -m` would import from the current folder first, where somebody may have put a file numpy.py.
 START = """
 import json, runpy, sys
 sys.path[:] = json.loads(sys.argv.pop(1))
@@ -29,9 +29,9 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def child_command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of ours as `python -m` does, but imports from where this process does.
+    """Return the command that runs a module like `python -m`, with the import paths of this process.
 
-    Isolated Python alone would not do: it finds nothing that `pip install --user` or PYTHONPATH brought.
+    Isolated mode (`-I`) alone does not suffice: it ignores `pip install --user` and PYTHONPATH.
     """
     package = str(Path(__file__).parents[1])
     paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100  ("" is the current folder)
@@ -41,12 +41,12 @@ def child_command(module: str, *arguments: str) -> list[str]:
 
 @contextmanager
 def start_child(module: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Runs a module of ours in a process that is ended when this is left by an exception, such as Ctrl-C.
+    """Run a module in a child process, which is killed if an exception such as Ctrl-C leaves the block.
 
     Args:
-        module: its name.
-        arguments: of its command line.
-        options: of `subprocess.Popen`.
+        module: name of the module.
+        arguments: arguments of its command line.
+        options: options of `subprocess.Popen`.
     """
     with subprocess.Popen(child_command(module, *arguments), **options) as process:
         try:
@@ -57,13 +57,13 @@ def start_child(module: str, *arguments: str, **options: Any) -> Iterator[subpro
 
 
 def end_with(parent: int) -> None:
-    """Has this process killed when the one that started it ends, however that ends; on Linux only.
+    """Have the system kill this process when its parent ends for any reason; on Linux only.
 
     Args:
-        parent: process id of the one that started it; where that is this process itself, nothing happens.
+        parent: process id of the parent; nothing happens if it is this process itself.
     """
     if sys.platform != "linux" or parent == os.getpid():
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before we asked
+    if os.getppid() != parent:  # the parent ended before the call above
         os._exit(1)

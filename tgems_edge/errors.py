@@ -1,17 +1,17 @@
-"""Every error this toolkit raises on purpose, and the exit code it ends a command with.
+"""The errors that this toolkit raises on purpose, with the exit code of a command that they end.
 
-TgemsError                      something the user can act on
+TgemsError                      an error that the user can act on
 ├── InputError              2   bad input or usage
-│   ├── ImageError          1   a picture cannot be read; the others are classified all the same
+│   ├── ImageError          1   a picture cannot be read; the others are still classified
 │   ├── DataError           2   an image folder or a class list cannot be used
-│   ├── ModelFileError      2   an ONNX file is not ours, broken, or too new
+│   ├── ModelFileError      2   an ONNX file is not a model file, broken, or too new
 │   ├── EncoderError        2   a CLIP cannot be loaded or sliced
 │   ├── HeadError           2   a head file is broken or belongs to another encoder
 │   └── MissingDependency   2   a package is not installed
-├── ParityError             3   a model does not compute what PyTorch does, or what it did where it was made
-└── AccuracyError           4   a model is less accurate than was asked for
+├── ParityError             3   a graph differs from PyTorch, or a model file from its recorded results
+└── AccuracyError           4   a model is less accurate than required
 
-Each message says in one line what was wrong and what to do.
+Each message states on one line what was wrong and what to do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class TgemsError(Exception):
-    """Base of every error raised on purpose; `exit_code` is what the command line ends with."""
+    """Base of all errors raised on purpose; the command line ends with `exit_code`."""
 
     exit_code = 2
 
@@ -48,10 +48,10 @@ class ImageError(InputError):
 
 
 class PictureWarning(UserWarning):
-    """A picture was read, and something about it is worth knowing, in one line that begins with its name.
+    """A picture was read, but the user should know something about it.
 
-    The library gives it to `warnings`, where a program may filter it; commands print each on a line of
-    standard error.
+    The message is one line that begins with the name of the picture. The library issues it with `warnings`,
+    where a program may filter it; commands print it on standard error.
     """
 
 
@@ -60,7 +60,7 @@ class DataError(InputError):
 
 
 class ModelFileError(InputError):
-    """An ONNX file is not one of ours, is broken, or was written by a newer version."""
+    """An ONNX file is not a model file, is broken, or was written by a newer version."""
 
 
 class EncoderError(InputError):
@@ -76,12 +76,12 @@ class MissingDependency(InputError):
 
 
 class ParityError(TgemsError):
-    """A graph does not compute what PyTorch computes, or a file what it computed where it was made."""
+    """The results of a graph differ from PyTorch's, or those of a model file from its recorded ones."""
 
     exit_code = 3
 
 
 class AccuracyError(TgemsError):
-    """A model is less accurate on labelled pictures than was asked for."""
+    """A model is less accurate on labelled pictures than required."""
 
     exit_code = 4

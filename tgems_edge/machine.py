@@ -1,8 +1,8 @@
-"""The machine: what it is, which does not change while it runs, and how it is doing, which does.
+"""The machine: its fixed properties, and its conditions, which change while it runs.
 
-Everything is read below a root, which is `/` except for trees that were recorded on another machine: the
-files of /proc and /sys, and the tools of a board where files do not say enough. What a system does not
-show is None (0 for bytes), never an error.
+The values come from files in /proc and /sys, and from a board's own tools if files do not suffice. They are
+read below a root folder, which is `/` except for recordings of other machines. A value that the system does
+not report is None (0 for bytes), never an error.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ __all__ = ["Conditions", "Machine", "describe", "observe", "own_peak_memory", "p
 HERE = Path("/")
 CPUS = "sys/devices/system/cpu"
 SECONDS_FOR_A_TOOL = 5.0
-PLAUSIBLE_CELSIUS = (0, 150)  # a sensor that is switched off says -256
+PLAUSIBLE_CELSIUS = (0, 150)  # a disabled sensor reports -256
 
-# What the speed of INT8 and of floats depends on, in the order of the instruction sets.
+# Processor features that affect the latency of INT8 and of floats, from the oldest to the newest.
 FEATURES = {
     "x86_64": ("sse4_1", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx_vnni", "avx512_vnni", "amx_int8"),
     "aarch64": ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"),
 }
-ARCHITECTURES = {"AMD64": "x86_64", "arm64": "aarch64"}  # as Windows and macOS call them
+ARCHITECTURES = {"AMD64": "x86_64", "arm64": "aarch64"}  # names used by Windows and macOS
 
-# An ARM processor gives its name as two numbers.
+# An ARM processor reports two numbers, implementer and part, instead of a name.
 ARM_PARTS = {
     ("0x41", "0xd03"): "Cortex-A53",
     ("0x41", "0xd05"): "Cortex-A55",
@@ -41,43 +41,43 @@ ARM_PARTS = {
     ("0x4e", "0x004"): "Carmel",
 }
 
-# Bits of a Raspberry Pi's `get_throttled`; 16 bits further: since boot.
+# Bits of a Raspberry Pi's `get_throttled`, from bit 0 for now and from bit 16 for "since boot".
 THROTTLED_BITS = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
 
-# A Jetson Orin counts events; the third counter, for brief peaks, runs under any load.
+# Event counters of a Jetson Orin. The third counts brief peaks, which occur under any load, and is left out.
 JETSON_COUNTS = (("under-voltage", "hwmon*/oc1_event_cnt"), ("over-current", "hwmon*/oc2_event_cnt"))
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What does not change while it runs."""
+    """Properties of a machine that do not change while it runs."""
 
     board: str | None  # "Raspberry Pi 5 Model B Rev 1.0"
     system: str  # "Linux 6.1.0"
     architecture: str  # "x86_64", "aarch64"
     processor: str | None
-    features: tuple[str, ...]  # those of FEATURES that every core has; () where the system does not say
-    cores: int  # physical ones that this process may use
-    threads: int  # logical ones that this process may use
+    features: tuple[str, ...]  # the FEATURES that every core has; () if the system does not report them
+    cores: int  # physical cores that this process may use
+    threads: int  # logical cores that this process may use
     memory: int  # bytes that this process may use
     swap: int  # bytes
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What changes."""
+    """Conditions of a machine, which change while it runs."""
 
     governor: str | None
     power_mode: str | None  # of a Jetson: "15W"
-    megahertz: float | None  # of the core that is fastest now
+    megahertz: float | None  # current clock of the fastest core
     celsius: float | None  # of the hottest sensor
-    throttled: tuple[str, ...] | None  # reasons, () if there are none; None where the system does not say
-    load: float | None  # processes that ran or wanted to, mean of the last minute
-    free: int  # bytes that a process could still get
+    throttled: tuple[str, ...] | None  # reasons, () for none; None if the system does not report it
+    load: float | None  # load average of the last minute: running and waiting processes
+    free: int  # bytes that a process can still allocate
 
 
 def describe(root: Path = HERE) -> Machine:
-    """What this machine is, or the one whose files lie below `root`."""
+    """Return the properties of this machine, or of the one whose files are below `root`."""
     architecture = _architecture(root)
     cpuinfo = _cpuinfo(root)
     memory = _sizes(root / "proc/meminfo")
@@ -95,7 +95,7 @@ def describe(root: Path = HERE) -> Machine:
 
 
 def observe(root: Path = HERE) -> Conditions:
-    """How this machine is doing, or the one whose files lie below `root`."""
+    """Return the conditions of this machine, or of the one whose files are below `root`."""
     available = _sizes(root / "proc/meminfo").get("MemAvailable", 0)
     return Conditions(
         governor=_read(root / CPUS / "cpu0/cpufreq/scaling_governor"),
@@ -109,10 +109,10 @@ def observe(root: Path = HERE) -> Conditions:
 
 
 def physical_cores(root: Path = HERE) -> int:
-    """Physical cores that this process may use, as affinity and the quota of a container leave them.
+    """Return the number of physical cores that this process may use, given affinity and container quota.
 
-    Hyperthreads share the units that multiply matrices: two of them are not faster than one. Where a system
-    does not say which belong together (macOS, Windows), each counts.
+    Hyperthreads share the units that multiply matrices: two on one core are not faster than one. If the
+    system does not report which logical cores belong together (macOS, Windows), each counts as one.
     """
     remaining = _allowed(root)
     cores = 0
@@ -125,13 +125,13 @@ def physical_cores(root: Path = HERE) -> int:
 
 
 def own_peak_memory() -> int | None:
-    """Bytes of resident memory that this process had at most."""
+    """Return the peak of this process's resident memory in bytes; None if the system does not report it."""
     sizes = _sizes(HERE / "proc/self/status")
     return sizes.get("VmHWM")
 
 
 def _read(path: Path) -> str | None:
-    """What is in a file, without the NUL of the device tree; None without one or with nothing in it."""
+    """Return the text of a file without the NUL of the device tree; None if it is missing or empty."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n\t") or None
     except OSError:
@@ -153,7 +153,7 @@ def _numbers(paths: Iterable[Path]) -> Iterator[int]:
 
 
 def _parse_list(text: str) -> set[int]:
-    """{0, 1, 2, 5} of "0-2,5"."""
+    """Return {0, 1, 2, 5} for "0-2,5"."""
     members: set[int] = set()
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
@@ -163,7 +163,7 @@ def _parse_list(text: str) -> set[int]:
 
 
 def _fields(text: str | None) -> Iterator[tuple[str, str]]:
-    """Lines of the form `name: value`."""
+    """Yield name and value of each line of the form `name: value`."""
     for line in (text or "").splitlines():
         name, colon, value = line.partition(":")
         if colon:
@@ -181,7 +181,7 @@ def _system(root: Path) -> str:
 
 
 def _tegra_release(root: Path) -> str | None:
-    """36.3.0 of "# R36 (release), REVISION: 3.0, GCID: ..."."""
+    """Return "36.3.0" for "# R36 (release), REVISION: 3.0, GCID: ..."."""
     parts = (_read(root / "etc/nv_tegra_release") or "").split(",")
     if not parts[0].startswith("# R") or len(parts) < 2:
         return None
@@ -190,7 +190,7 @@ def _tegra_release(root: Path) -> str | None:
 
 
 def _architecture(root: Path) -> str:
-    """Of this process where it is this machine: under an emulator the files are those of the host."""
+    """Return the architecture; on this machine, of this process: an emulator shows the host's files."""
     if root != HERE:
         return _read(root / "proc/sys/kernel/arch") or "unknown"
     import platform
@@ -217,29 +217,32 @@ def _features(cpuinfo: list[tuple[str, str]], architecture: str) -> tuple[str, .
 
 
 def _allowed(root: Path) -> set[int]:
-    """Logical processors that this process may run on."""
+    """Return the logical cores that this process may run on."""
     status = dict(_fields(_read(root / "proc/self/status")))
     return _parse_list(status.get("Cpus_allowed_list", "")) or set(range(os.cpu_count() or 1))
 
 
 def _within_quota(root: Path, count: int) -> int:
-    """Rounded down: a thread more than the quota has everybody wait until the next period."""
+    """Limit a number of threads to the quota, rounded down.
+
+    One thread more than the quota makes all threads wait for the next period.
+    """
     return max(1, min([count, *(int(quota) for quota in _quotas(root))]))
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Processors' worth of time that each control group above this process allows."""
+    """Yield the number of processors that each control group of this process allows."""
     for folder in _control_groups(root, "cpu"):
         quota, _, period = (_read(folder / "cpu.max") or "").partition(" ")
         if not quota:
             quota = _read(folder / "cpu.cfs_quota_us") or ""
             period = _read(folder / "cpu.cfs_period_us") or ""
-        if quota.isdecimal() and period.isdecimal() and int(period):  # without a limit it is "max", or -1
+        if quota.isdecimal() and period.isdecimal() and int(period):  # no limit is "max" or -1
             yield int(quota) / int(period)
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """(bytes, bytes in use) that each control group above this process allows."""
+    """Yield limit and use of memory, in bytes, of each control group of this process."""
     for folder in _control_groups(root, "memory"):
         for limit_name, used_name, cache_name in (
             ("memory.max", "memory.current", "inactive_file"),
@@ -248,7 +251,7 @@ def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
             limit = _read_number(folder / limit_name)
             if limit is not None:
                 sizes = dict(line.partition(" ")[::2] for line in _lines(folder / "memory.stat"))
-                cache = _parse_number(sizes.get(cache_name)) or 0  # given back when somebody needs it
+                cache = _parse_number(sizes.get(cache_name)) or 0  # freed when a process needs memory
                 yield limit, (_read_number(folder / used_name) or 0) - cache
 
 
@@ -257,9 +260,9 @@ def _lines(path: Path) -> list[str]:
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of this process's control groups, and those above them, in both versions' places.
+    """Yield the folders of this process's control groups and their parents, for both versions.
 
-    In a container the path is often the host's and leads nowhere; its top is then the container's own.
+    In a container the path is often the host's and does not exist; the top folder is then the container's.
     """
     for line in _lines(root / "proc/self/cgroup"):
         controllers, _, path = line.partition(":")[2].partition(":")
@@ -273,7 +276,7 @@ def _control_groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _sizes(path: Path) -> dict[str, int]:
-    """Bytes, from lines such as "MemTotal: 8245776 kB"."""
+    """Return sizes in bytes by name, from lines such as "MemTotal: 8245776 kB"."""
     sizes = {}
     for name, value in _fields(_read(path)):
         number = _parse_number(value.removesuffix(" kB"))
@@ -295,18 +298,18 @@ def _megahertz(root: Path) -> float | None:
 
 def _celsius(root: Path) -> float | None:
     zones = (root / "sys/class/thermal").glob("thermal_zone*/temp")
-    chips = (root / "sys/class/hwmon").glob("hwmon*/temp1_input")  # where AMD's processors are
+    chips = (root / "sys/class/hwmon").glob("hwmon*/temp1_input")  # sensors of AMD processors
     celsius = [number / 1000 for number in _numbers([*zones, *chips])]
     low, high = PLAUSIBLE_CELSIUS
     return max((value for value in celsius if low < value < high), default=None)
 
 
 def _throttled(root: Path) -> tuple[str, ...] | None:
-    """A Raspberry Pi says it in a file or, without that, in a tool's words; a Jetson counts events."""
+    """Return the reasons of throttling, from a Raspberry Pi's file or tool, or a Jetson's counters."""
     files = sorted((root / "sys/devices/platform").glob("soc*/*firmware/get_throttled"))
-    said = next(filter(None, map(_read, files)), None) or _ask(root / "usr/bin/vcgencmd", "get_throttled")
-    if said is not None:
-        return _parse_throttled(said)
+    text = next(filter(None, map(_read, files)), None) or _run(root / "usr/bin/vcgencmd", "get_throttled")
+    if text is not None:
+        return _parse_throttled(text)
     counts = {cause: list(_numbers((root / "sys/class/hwmon").glob(name))) for cause, name in JETSON_COUNTS}
     if any(counts.values()):
         return tuple(f"{cause} since boot" for cause, numbers in counts.items() if any(numbers))
@@ -314,7 +317,7 @@ def _throttled(root: Path) -> tuple[str, ...] | None:
 
 
 def _parse_throttled(text: str) -> tuple[str, ...] | None:
-    """Reasons in "50005" or "throttled=0x50005"."""
+    """Return the reasons encoded in "50005" or "throttled=0x50005"."""
     try:
         bits = int(text.rpartition("=")[2], 16)
     except ValueError:
@@ -325,13 +328,13 @@ def _parse_throttled(text: str) -> tuple[str, ...] | None:
 
 
 def _power_mode(root: Path) -> str | None:
-    """15W of "NV Power Mode: MODE_15W"."""
-    said = dict(_fields(_ask(root / "usr/sbin/nvpmodel", "-q")))
-    return said.get("NV Power Mode", "").removeprefix("MODE_") or None
+    """Return "15W" for "NV Power Mode: MODE_15W"."""
+    fields = dict(_fields(_run(root / "usr/sbin/nvpmodel", "-q")))
+    return fields.get("NV Power Mode", "").removeprefix("MODE_") or None
 
 
-def _ask(tool: Path, *arguments: str) -> str | None:
-    """What a tool prints; None where it is not there, says nothing or does not come to an end."""
+def _run(tool: Path, *arguments: str) -> str | None:
+    """Return the output of a tool; None if it is missing, prints nothing or does not finish."""
     import subprocess
 
     try:

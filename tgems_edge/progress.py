@@ -19,58 +19,61 @@ MOST_LEFT_OUT = 10  # pictures that are named
 
 
 class _Console(Console):
-    """A console that leaves a gone reader to us: rich would end the process with the code of a finding."""
+    """Console that raises BrokenPipeError; rich would end the process with exit code 1, a finding."""
 
     def on_broken_pipe(self) -> None:
-        """Let what rich is handling reach us."""
+        """Raise the BrokenPipeError that rich is handling."""
         raise
 
 
 def open_console(*, stderr: bool) -> Console:
-    """A console that prints names as they are; rich honours NO_COLOR and terminals without colours."""
+    """Return a console that does not interpret markup; rich respects NO_COLOR and plain terminals."""
     return _Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Reporter:
-    """Where a command says what it does. `quiet` silences everything but warnings."""
+    """Messages and progress of a command on standard error; `quiet` shows warnings only."""
 
     def __init__(self, *, quiet: bool = False):
-        """Write to standard error."""
+        """Open standard error."""
         self.quiet = quiet
         self.console = open_console(stderr=True)
         self._left_out = 0
 
     def say(self, message: object) -> None:
-        """Print one line about what happened."""
+        """Print one line, unless quiet."""
         if not self.quiet:
             self._print(str(message))
 
     def warn(self, message: object) -> None:
-        """Print one line that the user should not miss, quiet or not."""
+        """Print one line that the user should not miss, even if quiet."""
         self._print(f"warning: {message}", style="yellow")
 
     def leave_out(self, error: ImageError) -> None:
-        """Warn that a picture is left out; of many, only the first are named."""
+        """Warn that a picture is left out; only the first 10 are named."""
         self._left_out += 1
         if self._left_out <= MOST_LEFT_OUT:
             self.warn(f"left out: {error}")
         elif self._left_out == MOST_LEFT_OUT + 1:
-            self.warn("left out: more pictures, which are no longer named here")
+            self.warn("left out: more pictures, which are not listed")
 
     def _print(self, line: str, style: str | None = None) -> None:
-        with suppress(OSError, ValueError):  # standard error is closed or full: nobody can be told
+        with suppress(OSError, ValueError):  # standard error is closed or full
             self.console.print(printable(line), style=style)
 
     def task(self, description: str, total: int, *, done: int = 0, unit: str = "") -> Task:
-        """A piece of long work with `total` steps of a `unit`, `done` of which an earlier run did."""
+        """Return the progress of long work: `total` steps of a `unit`, `done` of them by an earlier run."""
         return Task(self, description, total, done, unit)
 
 
 class Task:
-    """Shows done and total, rate and time left; use as a context manager and call `advance`."""
+    """Progress of one task: steps done, rate and time left.
+
+    Use it as a context manager and call `advance`.
+    """
 
     def __init__(self, reporter: Reporter, description: str, total: int, done: int, unit: str):
-        """See `Reporter.task`."""
+        """Take the arguments of `Reporter.task`."""
         self._reporter, self._description, self._unit = reporter, printable(description), unit
         self._total, self._done, self._done_before = total, done, done
         self._started = self._last_line = monotonic()
@@ -87,20 +90,20 @@ class Task:
         self._id = self._bar.add_task(self._description, total=total, completed=done, status="")
 
     def __enter__(self) -> Task:
-        """Starts the bar."""
+        """Start the bar."""
         self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops the bar; elsewhere than on a terminal prints the last line."""
+        """Stop the bar; without a terminal, print the last line."""
         self._bar.stop()
         if kind is None and not self._reporter.console.is_terminal:
             self._line()
 
     def advance(self, steps: int, note: str = "") -> None:
-        """Counts `steps` more as done; `note` is what is worth seeing meanwhile."""
+        """Count `steps` more as done; show `note` beside them."""
         self._done += steps
         self._note = printable(note)
         self._bar.update(self._id, completed=self._done, status=self._status())

@@ -31,24 +31,25 @@ from tgems_edge.progress import Reporter
 from tgems_edge.runtime.session import open_session
 from tgems_edge.sources.data import ImageFolder, read_labelled, refuse_shared
 from tgems_export.cache import cache_root
-from tgems_export.costs import count_full
-from tgems_export.encoder import Encoder, load_encoder
-from tgems_export.exits.decisions import ExitAnswers
-from tgems_export.exits.gates import inr
-from tgems_export.exits.graph import ExitPart, ExitsGraph, count_operations, exits_to_onnx
-from tgems_export.features import compute_features
-from tgems_export.freeze import DEMO_HEADS, DEMO_HEADS_190
-from tgems_export.graph import ExitGraph, make_readout, to_onnx
-from tgems_export.head import HeadKind, head_file, load_head, load_head_card
-from tgems_export.heads import Plan, train_heads
-from tgems_export.prompts import class_embeddings, encode_prompts, load_templates
-from tgems_export.quantisation.products import find_readouts
-from tgems_export.quantisation.ranges import with_outputs
-from tgems_export.quantisation.recipe import Recipe
-from tgems_export.quantisation.search import Quantiser, batches, read_calibrating
-from tgems_export.ssa import SsaSettings
-from tgems_export.towers import Pool
-from tgems_export.training import Settings
+from tgems_export.encoders.encoder import Encoder, load_encoder
+from tgems_export.encoders.features import compute_features
+from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates
+from tgems_export.encoders.towers.base import Pool
+from tgems_export.exporting.dynamic.decisions import ExitAnswers
+from tgems_export.exporting.dynamic.gates import inr
+from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
+from tgems_export.exporting.graph.costs import count_full
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
+from tgems_export.exporting.quantization.products import find_readouts
+from tgems_export.exporting.quantization.ranges import with_outputs
+from tgems_export.exporting.quantization.recipe import Recipe
+from tgems_export.exporting.quantization.search import Quantiser, batches, read_calibrating
+from tgems_export.heads.base import HeadKindName
+from tgems_export.heads.file import head_file, load_head, load_head_card
+from tgems_export.heads.learning import TrainingSettings, train_heads
+from tgems_export.heads.ssa_training import SsaSettings
+from tgems_export.heads.tgem_training import TGemSettings
 
 __all__ = [
     "EPOCHS",
@@ -72,7 +73,7 @@ FP32: Precision = "fp32"
 INT8: Precision = "INT8"
 PURPOSES: tuple[Purpose, ...] = ("calibration", "evaluation")
 
-KINDS: dict[HeadKind, str] = {"tgem": "T-GEM", "ssa": "SSA"}
+KINDS: dict[HeadKindName, str] = {"tgem": "T-GEM", "ssa": "SSA"}
 EPOCHS = 30  # of a T-GEM head; 120 take four times as long and gain a few tenths of a point
 SHARE = 1.0  # of the pictures that an SSA head learns from; the paper's tenth would give T-GEM an advantage
 TARGET = int8_target()
@@ -157,7 +158,7 @@ class Heads:
     """The heads of one kind and seed behind all blocks."""
 
     material: Material
-    kind: HeadKind
+    kind: HeadKindName
     seed: int
     reporter: Reporter
 
@@ -167,24 +168,26 @@ class Heads:
         return self.material.cache / f"seed-{self.seed}"
 
     @cached_property
-    def parts(self) -> list[ExitPart]:
+    def parts(self) -> list[Cut]:
         """The exits, trained where they are not there yet."""
         material = self.material
         pools = material.pools if self.kind == "tgem" else dict.fromkeys(material.layers, "mean")
-        settings = (
-            Settings(epochs=EPOCHS, seed=self.seed)
+        head = (
+            TGemSettings(epochs=EPOCHS, seed=self.seed)
             if self.kind == "tgem"
             else SsaSettings(share=SHARE, seed=self.seed)
         )
         for pool in sorted(set(pools.values())):
             layers = tuple(layer for layer in pools if pools[layer] == pool)
-            plan = Plan(layers, material.training.classes, load_templates(), pool=pool, settings=settings)
-            train_heads(material.encoder, material.training, plan, self.place, self.reporter)
+            settings = TrainingSettings(
+                layers, material.training.classes, load_templates(), pool=pool, head=head
+            )
+            train_heads(material.encoder, material.training, settings, self.place, self.reporter)
         loaded = [
             load_head(head_file(self.place, i, self.kind), material.encoder, self.kind)
             for i in material.layers
         ]
-        return [ExitPart(card.layer, card.pool, head) for head, card in loaded]
+        return [Cut(card.layer, card.pool, head) for head, card in loaded]
 
     @cached_property
     def costs(self) -> Costs:
@@ -193,7 +196,7 @@ class Heads:
 
     def rates(self, activations: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Rates (n, C) of every exit, of activations (n, D) of each."""
-        readouts = [make_readout(part.head, self.material.text) for part in self.parts]  # may train them
+        readouts = [part.head.readout(self.material.text) for part in self.parts]  # may train them
         with torch.no_grad():
             return [
                 readout(torch.from_numpy(activation)).numpy()
@@ -221,8 +224,8 @@ class Tower:
         """In fp32."""
         path, material = self._kept("fp32.onnx"), self.heads.material
         if not path.exists():
-            graph = ExitsGraph(material.encoder, self.heads.parts, material.text)
-            _save(exits_to_onnx(graph, material.encoder.preprocessing.size, OPSET), path)
+            graph = ExitGraph(material.encoder, self.heads.parts, material.text)
+            _save(to_onnx(graph, material.encoder.preprocessing.size, OPSET), path)
         return onnx.load(path)
 
     @cached_property
@@ -279,7 +282,7 @@ class Tower:
     def static(self, layer: int) -> onnx.ModelProto:
         """The graph of one exit in INT8, by the recipe of all of them."""
         part, material = self.heads.parts[layer - 1], self.heads.material
-        graph = ExitGraph(material.encoder, layer, part.pool, part.head, material.text)
+        graph = ExitGraph(material.encoder, [part], material.text)
         model = to_onnx(graph, material.encoder.preprocessing.size, OPSET)
         return Quantiser(model, material.ranging, self.heads.reporter).make(self.recipe)
 
@@ -311,7 +314,7 @@ def _run(
 class Costs:
     """Operations of a picture, as shares of the full image tower's; heads and gates are counted."""
 
-    def __init__(self, material: Material, parts: Sequence[ExitPart]):
+    def __init__(self, material: Material, parts: Sequence[Cut]):
         """With heads of one kind behind all blocks."""
         self._material, self._parts = material, parts
         self._known: dict[tuple[int, ...], list[float]] = {}
@@ -321,9 +324,10 @@ class Costs:
     @cached_property
     def gate(self) -> int:
         """A gate's: the spread of the patch tokens (mean, difference, square, sum) and its weighted sum."""
-        embedding = ExitsGraph(self._material.encoder, self._parts[:1], self._material.text).embedding
-        tokens, _, width = embedding(_blank(self._material.encoder)).shape
-        return 4 * (tokens - self._material.encoder.tower.prefix) * width + 6
+        encoder = self._material.encoder
+        stem = encoder.tower.stem(encoder.preprocessing).module
+        tokens, _, width = stem(_blank(encoder)).shape
+        return 4 * (tokens - encoder.tower.prefix) * width + 6
 
     def dynamic(self, layers: Sequence[int]) -> list[float]:
         """Of a picture that leaves at each of several exits, what the earlier ones took included."""
@@ -341,8 +345,7 @@ class Costs:
 
     def _count(self, layers: Sequence[int]) -> list[int]:
         among = [self._parts[layer - 1] for layer in layers]
-        graph = ExitsGraph(self._material.encoder, among, self._material.text)
-        return count_operations(graph, self._material.encoder.preprocessing.size)
+        return ExitGraph(self._material.encoder, among, self._material.text).operations
 
 
 def _blank(encoder: Encoder) -> Tensor:

@@ -20,9 +20,16 @@ from scipy.stats import binomtest
 from dynamic.answers import Costs, Heads, Precision, Tower
 from tgems_edge.errors import InputError
 from tgems_edge.maths.rates import posterior
-from tgems_export.calibration import fit_temperature
-from tgems_export.exits.decisions import ExitAnswers, Fit, fit_right
-from tgems_export.exits.gates import GRID, GateFit, choose_thresholds, exits_taken, features, fit_gate
+from tgems_export.exporting.calibration import fit_temperature
+from tgems_export.exporting.dynamic.decisions import ExitAnswers, Fit, fit_right
+from tgems_export.exporting.dynamic.gates import (
+    GRID,
+    GateFit,
+    choose_thresholds,
+    exits_taken,
+    features,
+    fit_gate,
+)
 
 __all__ = [
     "GATES",

@@ -22,9 +22,9 @@ from tgems_edge.model_file.card import Exit
 from tgems_edge.model_file.gate import INPUT, OUTPUTS
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime.session import open_session
-from tgems_export.exits.decisions import Decision, decide, write
-from tgems_export.exits.gates import exits_taken, features
-from tgems_export.exits.nesting import flat, nested, split
+from tgems_export.exporting.dynamic.decisions import Decision, decide, write
+from tgems_export.exporting.dynamic.gates import exits_taken, features
+from tgems_export.exporting.graph.assembly import flat, nested, split
 
 __all__ = ["Equality", "Latency", "compare_with_segments", "decided", "gated", "time_files"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dynamic.answers import FP32, INT8, KINDS, Heads, Precision, Tower
 from dynamic.choices import GATES, Curve, Decider, Gate, Outcome, Point, Run, difference, run
-from tgems_export.head import HeadKind
+from tgems_export.heads.base import HeadKindName
 
 __all__ = ["BUDGETS", "SETS", "SURE", "Choice", "Kind", "mean_accuracy", "mean_operations"]
 
@@ -38,7 +38,7 @@ def mean_operations(found: Sequence[Point]) -> float:
 class Kind:
     """Heads of one kind, of every seed, and what all exits and sets of exits make of them."""
 
-    kind: HeadKind
+    kind: HeadKindName
     heads: list[Heads]
 
     @property

@@ -12,7 +12,7 @@ from dynamic.answers import FP32, INT8
 from dynamic.choices import GATES, Decider, Outcome, difference, quadrants
 from dynamic.files import Latency, static_name
 from dynamic.kinds import SETS, SURE, Choice, Kind, mean_accuracy, mean_operations
-from tgems_export.exits.gates import drop_noisy
+from tgems_export.exporting.dynamic.gates import drop_noisy
 
 __all__ = [
     "choice_rows",

@@ -15,10 +15,11 @@ from torch import nn
 from measuring.memory import peak_of_file
 from measuring.operations import count_operations
 from tgems_edge.progress import Reporter
-from tgems_export.encoder import Encoder
+from tgems_export.encoders.encoder import Encoder
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.full_tower import export_plain
-from tgems_export.graph import ExitGraph, to_onnx
-from tgems_export.head import Head
+from tgems_export.heads.tgem import TGemHead
 
 __all__ = [
     "CLASSES",
@@ -71,9 +72,9 @@ def image_tower(encoder: Encoder) -> nn.Module:
 def exit_graph(encoder: Encoder, layer: int) -> ExitGraph:
     """Return the graph of one exit, with an untrained head and drawn class embeddings."""
     torch.manual_seed(0)
-    head = Head(encoder.width, encoder.embedding_width, K).eval()
+    head = TGemHead(encoder.width, encoder.embedding_width, K).eval()
     text = nn.functional.normalize(torch.randn(CLASSES, encoder.embedding_width), dim=-1)
-    return ExitGraph(encoder, layer, "cls", head, text)
+    return ExitGraph(encoder, [Cut(layer, "cls", head)], text)
 
 
 def export_graph(graph: ExitGraph, encoder: Encoder, path: Path) -> None:

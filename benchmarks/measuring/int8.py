@@ -14,11 +14,10 @@ from measuring.files import OURS, Model, exit_graph, export_architecture, export
 from measuring.machine import int8_target
 from measuring.memory import in_own_process, peak_of_file, peak_of_program
 from tgems_edge.progress import Reporter
-from tgems_export.blocks import ResidualBlock
-from tgems_export.encoder import RANDOM, Encoder, load_encoder
-from tgems_export.graph import ExitGraph
-from tgems_export.quantisation.recipe import Recipe
-from tgems_export.quantisation.search import read_calibrating
+from tgems_export.encoders.encoder import RANDOM, Encoder, load_encoder
+from tgems_export.exporting.graph.exit_graph import ExitGraph
+from tgems_export.exporting.quantization.recipe import Recipe
+from tgems_export.exporting.quantization.search import read_calibrating
 
 __all__ = [
     "AIMED",
@@ -55,8 +54,8 @@ MAKE = """
 import sys
 import numpy as np, onnx
 from tgems_edge.progress import Reporter
-from tgems_export.quantisation.recipe import Recipe, quantise
-from tgems_export.quantisation.search import Quantiser
+from tgems_export.exporting.quantization.recipe import Recipe, quantise
+from tgems_export.exporting.quantization.search import Quantiser
 source, goal, target, ranges, pixels = sys.argv[1:]
 model, recipe = onnx.load(source), Recipe(target, ranges or None)
 if recipe.ranges is None:
@@ -134,6 +133,6 @@ class _ClassToken(nn.Module):
 def with_plain_last_block(encoder: Encoder) -> ExitGraph:
     """Return an exit whose last block is like the others, with the class token taken behind it."""
     graph = exit_graph(encoder, LAYER)
-    graph.blocks.append(ResidualBlock(encoder.tower.block(LAYER - 1)))
-    graph.last = _ClassToken()
+    block = encoder.tower.segment(LAYER - 1, LAYER)[0].module
+    graph.readouts[0] = nn.Sequential(block, _ClassToken())
     return graph.eval().requires_grad_(False)

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from measuring.files import OPSET
 from measuring.machine import Target
 from tgems_edge.runtime.session import open_session
-from tgems_export.quantisation.recipe import Recipe, quantise
+from tgems_export.exporting.graph.onnx_graph import label_weights
+from tgems_export.exporting.quantization.recipe import Recipe, quantise
 
 __all__ = ["FLOAT_PRODUCT", "INT8_PRODUCT", "MATMUL_SIZE", "matmul_runs", "peak_rate", "product_runs"]
 
@@ -54,7 +55,8 @@ def product_runs(
         repeats: products in a run.
     """
     left, right = _drawn((rows, width), (hidden, width))
-    model = _one_node("Gemm", "blocks.0.weight", width, hidden, right, transB=1)
+    model = _one_node("Gemm", "right", width, hidden, right, transB=1)
+    label_weights(model, {"right": "product"}, {})
     int8 = quantise(model, Recipe(target), {"x": (float(left.min()), float(left.max()))})
     sessions = [open_session(made.SerializeToString(), threads=threads) for made in (model, int8)]
 

@@ -23,9 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 
 from tgems_edge.model_file.card import EncoderId
-from tgems_export.freeze import DEMO_HEADS
-from tgems_export.head import METADATA_KEY, head_file
-from tgems_export.loading import DEMO_FOLDER
+from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
+from tgems_export.exporting.freeze import DEMO_HEADS
+from tgems_export.heads.file import METADATA_KEY, head_file
 
 ARCHITECTURE = "attacked"  # the demo's, registered with open_clip by the test
 MARKER = "code-was-run"  # a file in the working directory, which code in an attack would write

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from tgems_edge.cli import app
-from tgems_export.freeze import DEMO_HEADS
-from tgems_export.loading import DEMO_FOLDER
+from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
+from tgems_export.exporting.freeze import DEMO_HEADS
 
 
 @pytest.fixture(scope="module")

@@ -264,8 +264,8 @@ joblib.Parallel(n_jobs=2)(joblib.delayed(work)(os.getpid()) for _ in range(2))
     DOCTOR = "from tgems_edge.doctor.probe import try_runtime; try_runtime()"
     BENCH = f"""
 from pathlib import Path
-from tgems_edge.bench.fresh import Entry, look
-look(Entry("model", Path({str(built_in_model())!r}), None), 1, [])
+from tgems_edge.bench.cold_start import MeasuredFile, probe
+probe(MeasuredFile("model", Path({str(built_in_model())!r}), None), 1, [])
 """
 
     @pytest.mark.parametrize("code", [DOCTOR, BENCH, JOBLIB], ids=["doctor", "bench", "study"])

@@ -1,4 +1,4 @@
-"""`tgems-edge doctor`: what is right, what is wrong, and runtimes that crash, hang or are missing."""
+"""`tgems-edge doctor`: checks of machines and model files, and runtimes that crash, hang or are missing."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tgems_edge.cli import app
 from tgems_edge.doctor import probe
 from tgems_edge.doctor.checks import check
-from tgems_edge.doctor.examination import Examination
+from tgems_edge.doctor.diagnosis import Diagnosis
 from tgems_edge.doctor.probe import Failure, ModelFacts, Runtime, try_runtime
 from tgems_edge.machine import describe, observe
 from tgems_edge.model_file.card import Quantisation
@@ -36,7 +36,7 @@ WELL = Runtime(
 
 @pytest.fixture
 def findings(machine):
-    """findings(runtime, name, {path: text}): {name: "what; fix"} of what is wrong on a recorded machine."""
+    """findings(runtime, name, {path: text}): the findings on a recorded machine, as {name: "what; fix"}."""
 
     def findings(runtime, name="raspberry_pi_5", changes=None):
         root = machine(name, changes)
@@ -59,7 +59,7 @@ class TestMachines:
         found = findings(WELL, "raspberry_pi_4")
         assert set(found) == {"int8", "power", "temperature"}
         assert "no dot product" in found["int8"]
-        assert "stronger supply" in found["power"]
+        assert "stronger power supply" in found["power"]
         assert "81 degrees; cool it" in found["temperature"]
 
     def test_throttling_by_heat_alone_asks_for_cooling(self, findings):
@@ -76,8 +76,7 @@ class TestMachines:
     def test_more_threads_than_cores(self, findings):
         found = findings(replace(WELL, threads=8), "mini_pc")
         assert found == {
-            "threads": "8 on 4 cores, so that they wait for each other; "
-            "unset TGEMS_NUM_THREADS, or set it to 4"
+            "threads": "8 on 4 cores, so threads wait for each other; unset TGEMS_NUM_THREADS, or set it to 4"
         }
 
     def test_memory_that_does_not_suffice(self, findings):
@@ -113,7 +112,7 @@ class TestPrecision:
 
     def test_fp16_gains_nothing_on_a_cpu(self, findings):
         fp16 = replace(GENERIC, precision="fp16", target=None)
-        assert "gains nothing" in findings(replace(WELL, model=fp16), "mini_pc")["fp16"]
+        assert "no faster on a CPU" in findings(replace(WELL, model=fp16), "mini_pc")["fp16"]
         assert "overflow" not in findings(replace(WELL, model=fp16), "mini_pc")["fp16"]
         assert "overflow" in findings(replace(WELL, model=fp16))["fp16"]
         assert "overflow" not in findings(version("1.23.2", model=fp16))["fp16"]
@@ -150,7 +149,7 @@ class TestFailures:
             ("A module that was compiled using NumPy 1.x cannot be run in NumPy 2.0", "numpy<2"),
             ("libstdc++.so.6: version `GLIBCXX_3.4.29' not found", "update the system"),
             ("cannot enable executable stack as shared object requires", "newer onnxruntime"),
-            ("libcublasLt.so.12: cannot open shared object file", "install the CUDA"),
+            ("libcublasLt.so.12: cannot open shared object file", "install the CUDA version"),
             ("No module named 'flatbuffers'", "--force-reinstall"),
             ("something new", "pip install 'onnxruntime!=1.32.0'"),
         ],
@@ -163,10 +162,10 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("reason", "words"),
         [
-            (-signal.SIGILL, "died of an illegal instruction"),
-            (0xC000001D, "died of an illegal instruction"),
-            (-signal.SIGSEGV, "died of a segmentation fault"),
-            (-signal.SIGABRT, "died of an abort"),
+            (-signal.SIGILL, "crashed with an illegal instruction"),
+            (0xC000001D, "crashed with an illegal instruction"),
+            (-signal.SIGSEGV, "crashed with a segmentation fault"),
+            (-signal.SIGABRT, "crashed with an abort"),
             (-signal.SIGKILL, "memory runs out"),
             (-signal.SIGTERM, "signal 15"),
             (3, "exit code 3"),
@@ -187,7 +186,7 @@ class TestFailures:
 
     def test_an_import_that_never_ends(self, findings):
         found = findings(broken("onnxruntime", "time", "-9", "loading"))["onnxruntime"]
-        assert "importing onnxruntime did not come to an end" in found
+        assert "importing onnxruntime did not finish" in found
 
     def test_numpy_may_be_what_is_broken(self, findings):
         died = replace(broken("numpy", "death", "-4", ""), numpy=None)
@@ -204,11 +203,11 @@ class TestFailures:
 
 
 class TestTrial:
-    """In a process of its own, as it is."""
+    """The probe in a real child process."""
 
     @pytest.fixture
     def fake(self, tmp_path, monkeypatch):
-        """fake(code, package): a package that does this on import."""
+        """fake(code, package): install a package that runs this code on import."""
 
         def fake(code, package="onnxruntime"):
             (tmp_path / "fake" / package).mkdir(parents=True)
@@ -245,7 +244,7 @@ class TestTrial:
         fake("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
         runtime = try_runtime()
         assert runtime.failures == (Failure("onnxruntime", "death", "-4", ""),)
-        assert "importing onnxruntime died of an illegal instruction" in findings(runtime)["onnxruntime"]
+        assert "importing onnxruntime crashed with an illegal instruction" in findings(runtime)["onnxruntime"]
 
     def test_an_import_that_never_ends(self, fake, findings):
         fake(
@@ -253,7 +252,7 @@ class TestTrial:
         )  # the first that is imported, so that it is sure to begin
         runtime = try_runtime(seconds=1)
         assert [(failure.step, failure.kind) for failure in runtime.failures] == [("numpy", "time")]
-        assert "importing numpy did not come to an end" in findings(runtime)["numpy"]
+        assert "importing numpy did not finish" in findings(runtime)["numpy"]
 
     def test_a_model_that_is_too_new(self, colour_model, rewrite, findings):
         path = rewrite(colour_model(), lambda model: setattr(model, "ir_version", 99))
@@ -274,13 +273,13 @@ class TestTrial:
 class TestCommand:
     @pytest.fixture
     def doctor(self, machine, monkeypatch):
-        """doctor(*arguments): the finished command, on a hot Raspberry Pi 4 with a good runtime."""
+        """doctor(*arguments): run the command on a hot Raspberry Pi 4 with a sound runtime."""
 
         def doctor(*arguments):
             root = machine("raspberry_pi_4")
             looked = describe(root), observe(root), WELL
-            examination = Examination(*looked, tuple(check(*looked)))
-            monkeypatch.setattr("tgems_edge.cli.doctor.examine", lambda model: examination)
+            diagnosis = Diagnosis(*looked, tuple(check(*looked)))
+            monkeypatch.setattr("tgems_edge.cli.doctor.diagnose", lambda model: diagnosis)
             return CliRunner().invoke(app, ["doctor", *arguments], catch_exceptions=False)
 
         return doctor

@@ -1,6 +1,6 @@
-"""What is read of machines: trees that look like boards, this one, and one that shows nothing.
+"""Facts read from machines: recorded boards, this machine, and a system that reports nothing.
 
-The trees are put together from documentation and reports; nothing here was verified on hardware.
+The recorded trees are assembled from documentation and reports; none was verified on hardware.
 """
 
 import os

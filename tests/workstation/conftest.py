@@ -15,14 +15,16 @@ from tgems_edge.progress import Reporter
 from tgems_edge.runtime.images import to_pixels
 from tgems_edge.runtime.session import open_session
 from tgems_edge.sources.data import read_labelled
-from tgems_export.encoder import load_encoder
-from tgems_export.graph import ExitGraph, to_onnx
-from tgems_export.head import Head
-from tgems_export.heads import Plan, train_heads
-from tgems_export.loading import DEMO_FOLDER
+from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
+from tgems_export.encoders.encoder import load_encoder
+from tgems_export.encoders.prompts import load_templates
+from tgems_export.exporting.graph.assembly import flat
+from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
+from tgems_export.exporting.graph.onnx_graph import to_onnx
+from tgems_export.heads.learning import TrainingSettings, train_heads
+from tgems_export.heads.tgem import TGemHead
+from tgems_export.heads.tgem_training import TGemSettings
 from tgems_export.pictures import SHAPES, draw
-from tgems_export.prompts import load_templates
-from tgems_export.training import Settings
 
 FIGURES = {"red_circle": "ellipse", "green_square": "rectangle", "blue_cross": "line"}
 SIZES = ((40, 30), (33, 61), (96, 96), (200, 57), (31, 32))
@@ -73,7 +75,7 @@ def random_head():
     def random_head(encoder, k=16):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(k)
-            head = Head(encoder.width, encoder.embedding_width, k)
+            head = TGemHead(encoder.width, encoder.embedding_width, k)
             head.jumper.norm.running_mean.normal_()
             head.jumper.norm.running_var.uniform_(0.5, 2)
         return head.eval().requires_grad_(False)
@@ -86,7 +88,8 @@ class Exit:
 
     def __init__(self, encoder, layer, pool, head, pictures=7, **options):
         self.text = encoder.text.encode(["a cat", "a dog", "a truck"])
-        self.graph = ExitGraph(encoder, layer, pool, head, self.text, **options)
+        self.graph = ExitGraph(encoder, [Cut(layer, pool, head)], self.text, **options)
+        self.layer = layer
         self.size, self.pool = encoder.preprocessing.size, pool
         drawn = [draw(seed, *SHAPES[seed % len(SHAPES)]) for seed in range(pictures)]
         self.pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in drawn])
@@ -96,8 +99,12 @@ class Exit:
     def check_in_torch(self):
         self.check(self.graph(torch.from_numpy(self.pixels))[0])
 
+    def to_onnx(self, opset=18):
+        """The graph of a file with this exit alone."""
+        return flat(to_onnx(self.graph, self.size, opset), [self.layer])
+
     def check_in_onnx(self, opset=18):
-        session = open_session(to_onnx(self.graph, self.size, opset).SerializeToString())
+        session = open_session(self.to_onnx(opset).SerializeToString())
         for batch in (1, len(self.pixels)):
             self.check(session.run(["rates"], {INPUT: self.pixels[:batch]})[0])
 
@@ -169,7 +176,7 @@ def many_figures(tmp_path_factory):
 def heads(tmp_path_factory, encoder, figures):
     """A folder with heads for the layers 1 and 2, trained on the figures."""
     folder = read_labelled(figures)
-    plan = Plan((1, 2), folder.classes, load_templates(), settings=Settings(k=16, epochs=30))
+    plan = TrainingSettings((1, 2), folder.classes, load_templates(), head=TGemSettings(k=16, epochs=30))
     out = tmp_path_factory.mktemp("heads")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TGEMS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))

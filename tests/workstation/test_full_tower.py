@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tgems_edge.bench import measure
-from tgems_edge.bench.contenders import open_contender
+from tgems_edge.bench.candidates import open_candidate
 from tgems_edge.bench.make_tower import make_tower
 from tgems_edge.errors import EncoderError
 from tgems_edge.model_file.default import built_in_model
@@ -25,9 +25,9 @@ def tower(tmp_path_factory):
 
 
 def test_its_embeddings_are_the_encoders(tower, encoder):
-    contender = open_contender(tower, tower_classes=10, threads=1, provider=None)
+    candidate = open_candidate(tower, tower_classes=10, threads=1, provider=None)
     pictures = [draw(seed, 80, 60) for seed in range(3)]
-    embeddings = contender.infer([contender.resize(picture) for picture in pictures])
+    embeddings = candidate.infer([candidate.resize(picture) for picture in pictures])
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in pictures])
     np.testing.assert_allclose(embeddings, encoder.activations(pixels).embedding, atol=1e-5)
@@ -36,8 +36,8 @@ def test_its_embeddings_are_the_encoders(tower, encoder):
 def test_another_encoder_has_random_weights_and_the_size_that_it_expects(tmp_path, tiny):
     name = tiny("tiny-full", {"layers": 1, "image_size": 32})
     write_full_tower(name, tmp_path / "tiny.onnx")
-    contender = open_contender(tmp_path / "tiny.onnx", tower_classes=2, threads=1, provider=None)
-    assert contender.resize(draw(0, 50, 40)).shape == (3, 32, 32)
+    candidate = open_candidate(tmp_path / "tiny.onnx", tower_classes=2, threads=1, provider=None)
+    assert candidate.resize(draw(0, 50, 40)).shape == (3, 32, 32)
 
 
 def test_an_unknown_encoder_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from tgems_edge.sources.data import read_labelled
 from tgems_export import cache as places
 from tgems_export import outputs
 from tgems_export.cache import cache_root, give_home, usable_cache
-from tgems_export.features import compute_features
+from tgems_export.encoders.features import compute_features
 from tgems_export.outputs import check_output_file, check_output_folder
 
 COMMANDS = ["train", "export", "study"]

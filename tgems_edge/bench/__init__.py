@@ -1,14 +1,14 @@
-"""How fast model files are on this machine, and what they take of it: `tgems-edge bench`.
+"""Measure the latency, throughput, memory and start-up of model files on this machine: `tgems-edge bench`.
 
-Read in the order in which things depend on each other:
+The modules, in the order in which they depend on each other:
 
-    report      what was measured, as dataclasses: the JSON
-    album       the pictures: drawn from a seed, or a user's own
-    tower_card  what the full image tower of an encoder says about itself
-    contenders  a model file or such a tower, run stage by stage
-    child       a process that opens one file and labels pictures: the start that is measured
-    fresh       starts such processes, and reads what they say
-    steady      several files in turn, round by round
-    make_tower  has the workstation side make the full tower of an encoder
-    measure     all of it: files to a report
+    report        the measurements as dataclasses: the JSON that `bench --json` prints
+    pictures      the pictures to label: drawn from a seed, or the user's own
+    tower_card    the metadata in the ONNX file of a full image tower
+    candidates    an opened model file or full tower, run stage by stage
+    child         the process that opens one file and labels pictures
+    cold_start    starts such processes; measures their start-up and memory
+    steady_state  runs several opened files in turn; measures latency and throughput
+    make_tower    has the workstation package export the full tower of an encoder
+    measure       the whole measurement, from files to a report
 """

@@ -1,9 +1,9 @@
-"""The process whose start and memory are measured: opens one file and labels pictures with it.
+"""The process whose start-up and memory are measured: it opens one file and labels pictures with it.
 
     tgems_edge.bench.child '{"path": "model.onnx", ...}'
 
-It imports what a program with `tgems_edge.load` imports, and nothing else of the command line. The first
-line that it prints ends the measurement of the start; it, too, is JSON.
+It imports what a program that calls `tgems_edge.load` imports, and nothing of the command line. It prints
+JSON Lines; the first line marks the first label and ends the measurement of the start.
 """
 
 from __future__ import annotations
@@ -14,31 +14,34 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tgems_edge.bench.contenders import STAGES, ModelFile, open_contender, run, same_labels
+from tgems_edge.bench.candidates import STAGES, ModelFile, open_candidate, run, same_labels
 from tgems_edge.errors import TgemsError
 from tgems_edge.runtime.session import import_onnxruntime
 
 STATUS = Path("/proc/self/status")
-KEYS = {"peak": "VmHWM", "steady": "VmRSS"}  # kilobytes
+KEYS = {"peak": "VmHWM", "steady": "VmRSS"}  # in KiB
 
 
 def main() -> None:
-    """Serves one request; what goes wrong is part of the answer."""
+    """Serve the request on the command line; print an error as part of the answer."""
     request = json.loads(sys.argv[1])
     try:
         _serve(request)
     except TgemsError as error:
-        _say(error=str(error))
+        _print(error=str(error))
     except Exception as error:  # onnxruntime's exceptions share no base class
         reason = " ".join(str(error).split())
-        _say(error=f"{request['path']}: cannot be run here ({reason}); see `tgems-edge doctor`")
+        _print(error=f"{request['path']}: cannot be run here ({reason}); see `tgems-edge doctor`")
 
 
 def _serve(request: dict[str, Any]) -> None:
-    """Keys of the request: those of `open_contender`, and `pictures` (paths, B of them) and `runs`."""
-    import_onnxruntime()  # here, so that opening the file is all that the next lines time
+    """Open the file, label the pictures and print the measurements.
+
+    The request has the arguments of `open_candidate`, `pictures` (B paths) and `runs` after the first.
+    """
+    import_onnxruntime()  # before the clock starts, which times only the opening of the file
     started = perf_counter()
-    contender = open_contender(
+    candidate = open_candidate(
         Path(request["path"]),
         tower_classes=request["tower_classes"],
         threads=request["threads"],
@@ -46,25 +49,29 @@ def _serve(request: dict[str, Any]) -> None:
     )
     opened = perf_counter()
     files = [Path(name).read_bytes() for name in request["pictures"]]
-    first = run(contender, files)
-    _say(session=opened - started, first_run=first.seconds[STAGES.index("inference")])
+    first = run(candidate, files)
+    _print(session=opened - started, first_run=first.seconds[STAGES.index("inference")])
     for _ in range(request["runs"]):
-        run(contender, files)
+        run(candidate, files)
     memory = _memory()
-    if isinstance(contender, ModelFile):
-        classifier = contender.classifier
-        _say(**memory, card=classifier.card.to_json(), reproduces=same_labels(classifier))
+    if isinstance(candidate, ModelFile):
+        classifier = candidate.classifier
+        _print(**memory, card=classifier.card.to_json(), reproduces=same_labels(classifier))
     else:
-        _say(**memory, card=None, reproduces=None)
+        _print(**memory, card=None, reproduces=None)
 
 
-def _say(**answer: Any) -> None:
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")  # whatever PYTHONIOENCODING is
+def _print(**answer: Any) -> None:
+    # Bytes, because PYTHONIOENCODING may have changed the encoding of standard output.
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
 def _memory() -> dict[str, int | None]:
-    """Resident bytes of this process, as Linux counts them; what wait4 says counts the parent's too."""
+    """Return the resident memory of this process in bytes; None where the system does not report it.
+
+    The numbers come from /proc because those of wait4 include memory of the parent.
+    """
     try:
         lines = STATUS.read_text(encoding="utf-8").splitlines()
     except OSError:

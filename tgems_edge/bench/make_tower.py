@@ -1,9 +1,9 @@
-"""Has the full image tower of an encoder made, by the workstation side.
+"""Export the full image tower of an encoder with the workstation package.
 
     python -m tgems_edge.bench.make_tower full ViT-B-32 full.onnx
 
-`bench --against full` runs the same, in a process of its own so that torch takes no memory here. A board
-without the workstation side takes the file instead: `bench --against full.onnx`.
+`bench --against full` runs the same command in a child process, so that torch takes no memory in the
+measuring one. A board without the workstation package takes the file: `bench --against full.onnx`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["check_encoder_name", "make_tower"]
 
 ENTRY_POINTS = "tgems_edge.towers"
 FULL = "full"
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # neither a path, a prefix with a colon, nor an option
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # not a path, a prefix with a colon, or an option
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -38,55 +38,55 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Make what files are held against."""
+    """Make the files that `tgems-edge bench` compares model files with."""
 
 
 @app.command(FULL)
 def full(
-    encoder: Annotated[str, typer.Argument(help="An open_clip name, local-dir:FOLDER, or demo.")],
-    output: Annotated[Path, typer.Argument(help="The file to write; one that exists is replaced.")],
+    encoder: Annotated[str, typer.Argument(help="Encoder: an open_clip name, local-dir:FOLDER, or demo.")],
+    output: Annotated[Path, typer.Argument(help="File to write. An existing file is replaced.")],
 ) -> None:
-    """The full image tower of an encoder, as torch.onnx exports it."""
-    makers = list(entry_points(group=ENTRY_POINTS, name=FULL))
-    if not makers:
-        raise MissingDependency("the workstation side is not installed: pip install 'tgems-edge[export]'")
-    makers[0].load()(encoder, output)
+    """Export the full image tower of an encoder with torch.onnx."""
+    exporters = list(entry_points(group=ENTRY_POINTS, name=FULL))
+    if not exporters:
+        raise MissingDependency("the workstation package is not installed: pip install 'tgems-edge[export]'")
+    exporters[0].load()(encoder, output)
 
 
 def check_encoder_name(encoder: str) -> None:
-    """Refuses what only the card of a model file names, unless it can be an architecture of open_clip.
+    """Check that an encoder named only by the card of a model file can be an open_clip architecture.
 
-    A card that names a folder or a repository could name one that its author prepared.
+    A card may come from a stranger, who could name a folder or a repository of their own.
 
     Raises:
-        InputError: the message has what to type to make the tower after all.
+        InputError: the name is something else; the message has the command that makes the tower anyway.
     """
     if PLAIN_NAME.fullmatch(encoder):
         return
     line = shlex.join(["python", "-m", __name__, FULL, encoder, "full.onnx"])
     if not line.isprintable():
         raise InputError(
-            "--against full: the encoder that the model's card names cannot be one; export it again"
+            "--against full: the model's card has an encoder name that cannot be right; export it again"
         )
     raise InputError(
-        f"--against full: the model's card names {encoder}, which does not come with open_clip and is not "
-        f"loaded on a file's word; if you trust it: {line}, then --against full.onnx"
+        f"--against full: the model's card names the encoder {encoder}, which is not part of open_clip and "
+        f"is not loaded automatically; if you trust it: {line}, then --against full.onnx"
     )
 
 
 def make_tower(encoder: str, output: Path) -> None:
-    """Writes the full tower of an encoder, in a process of its own.
+    """Write the full tower of an encoder to a file, in a child process.
 
     Raises:
-        InputError: the workstation side is not installed, or cannot make it.
+        InputError: the workstation package is not installed, or cannot export the tower.
     """
     command = child_command("tgems_edge.bench.make_tower", FULL, encoder, str(output))
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
+        errors = done.stderr.strip().splitlines() or [f"the export ended with exit code {done.returncode}"]
         raise InputError(
-            f"--against full: {said[-1].removeprefix('error: ')} (or give --against the file of a tower that "
-            "another machine made)"
+            f"--against full: {errors[-1].removeprefix('error: ')} (or give --against the file of a tower "
+            "that another machine exported)"
         )
 
 

@@ -1,4 +1,4 @@
-"""All of it: files in, a report out."""
+"""The whole measurement, from files to a report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tgems_edge import __version__
-from tgems_edge.bench.album import Album
-from tgems_edge.bench.fresh import Entry, Look, look, start_in_turn
+from tgems_edge.bench.cold_start import FileProbe, MeasuredFile, measure_starts, probe
 from tgems_edge.bench.make_tower import check_encoder_name, make_tower
+from tgems_edge.bench.pictures import PictureCycle
 from tgems_edge.bench.report import (
     SCHEMA_VERSION,
     CardFacts,
@@ -24,7 +24,7 @@ from tgems_edge.bench.report import (
     Result,
     TimesFaster,
 )
-from tgems_edge.bench.steady import Runs, run_in_turn
+from tgems_edge.bench.steady_state import Runs, run_interleaved
 from tgems_edge.errors import ModelFileError
 from tgems_edge.machine import describe, observe
 from tgems_edge.model_file.card import Card
@@ -39,78 +39,72 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, and how."""
+    """Settings of a measurement: a case for each number of threads and each batch size."""
 
     threads: tuple[int, ...]
-    batch: tuple[int, ...]
+    batch: tuple[int, ...]  # pictures in a run
     seconds: float  # for each file in each case
-    against: str | None = None  # FULL: the full towers of the files' own encoders; or the file of a tower
-    provider: str | None = None
+    against: str | None = None  # FULL: the full towers of the files' own encoders; or the path of a tower
+    provider: str | None = None  # onnxruntime's execution provider; None is CPU
 
 
 @dataclass(frozen=True, eq=False)
-class _Runner:
-    """A file that runs here."""
+class _ProbedFile:
+    """A file that runs on this machine."""
 
-    entry: Entry
-    looks: Mapping[tuple[int, int], Look]  # by threads and batch
+    file: MeasuredFile
+    probes: Mapping[tuple[int, int], FileProbe]  # by threads and batch
 
     @property
-    def look(self) -> Look:
-        """What is the same in all cases."""
-        return next(iter(self.looks.values()))
+    def probe(self) -> FileProbe:
+        """Return the first probe, for facts that are the same in all cases."""
+        return next(iter(self.probes.values()))
 
     @property
     def card(self) -> Card:
-        """Of a model file."""
-        assert self.look.card is not None
-        return self.look.card
+        """Return the card of a model file; a full tower has none."""
+        assert self.probe.card is not None
+        return self.probe.card
 
     @property
     def encoder(self) -> str:
-        """The CLIP that a model file was cut from."""
+        """Return the encoder that a model file was cut from."""
         return self.card.encoder.name
 
 
-def measure(models: Sequence[Path], album: Album, settings: Settings, reporter: Reporter) -> Report:
-    """Measures files.
+def measure(models: Sequence[Path], pictures: PictureCycle, settings: Settings, reporter: Reporter) -> Report:
+    """Measure model files, and the full towers to compare them with.
 
-    Each is opened in processes of its own first, which tell its memory and may crash; then others are started
-    to see how long that takes; and then all run in turn in this process, case after case.
+    Each file first runs in child processes, which may crash and report its memory. More processes then
+    measure the start-up. At last all files run in turn in this process, case after case.
 
     Args:
         models: model files.
-        album: what they label.
-        settings: see `Settings`.
-        reporter: where progress goes.
+        pictures: the pictures to label.
+        settings: the cases and their time.
+        reporter: shows progress.
 
     Raises:
-        ModelFileError: none of them runs here, or what they are to be held against is no full tower.
-        InputError: the full tower cannot be made here.
+        ModelFileError: no file runs here, or the file to compare with is not a full tower.
+        InputError: the full tower cannot be exported here.
         DataError: no picture can be read.
     """
     before = observe()
-    pictures = album.take(max(settings.batch))
-    runners: list[_Runner] = []
-    failed: list[Result] = []
-    for path in models:
-        entry = Entry(_name(path), path, settings.provider)
-        try:
-            runners.append(_open(entry, settings, pictures, reporter))
-        except ModelFileError as error:
-            failed.append(Result(entry.name, "model", str(error), None, None, ()))
-    if not runners:
+    first_pictures = pictures.take(max(settings.batch))
+    probed, failed = _probe_models(models, settings, first_pictures, reporter)
+    if not probed:
         raise ModelFileError("; ".join(dict.fromkeys(str(result.error) for result in failed)))
     with TemporaryDirectory(prefix="tgems-edge-") as folder:
-        towers = _open_towers(runners, settings, Path(folder), pictures, reporter)
-        everyone = [*dict.fromkeys(towers.values()), *runners]
-        reporter.say("starting each from nothing")
-        entries = [runner.entry for runner in everyone]
-        starts = start_in_turn(entries, settings.threads[0], pictures[0], settings.seconds)
-        cases = _run_cases(everyone, towers, album, settings, reporter)
+        towers = _probe_towers(probed, settings, Path(folder), first_pictures, reporter)
+        files = [*dict.fromkeys(towers.values()), *probed]
+        reporter.say("measuring start-up")
+        starts = measure_starts(
+            [p.file for p in files], settings.threads[0], first_pictures[0], settings.seconds
+        )
+        cases = _run_cases(files, towers, pictures, settings, reporter)
         measured = [
-            Result(r.entry.name, r.entry.kind, None, _facts(r), start, tuple(its))
-            for r, start, its in zip(everyone, starts, cases, strict=True)
+            Result(p.file.name, p.file.kind, None, _facts(p), start, tuple(own_cases))
+            for p, start, own_cases in zip(files, starts, cases, strict=True)
         ]
     return Report(
         schema_version=SCHEMA_VERSION,
@@ -120,7 +114,7 @@ def measure(models: Sequence[Path], album: Album, settings: Settings, reporter: 
             seconds=settings.seconds,
             against=settings.against,
             provider=settings.provider,
-            pictures=album.facts(),
+            pictures=pictures.facts(),
         ),
         results=(*measured, *failed),
         platform=Platform(describe(), before, observe(), _versions()),
@@ -131,72 +125,99 @@ def _name(path: Path) -> str:
     return "built-in demo file" if path == built_in_model() else str(path)
 
 
-def _open(entry: Entry, settings: Settings, pictures: Sequence[Path], reporter: Reporter) -> _Runner:
-    reporter.say(f"opening {entry.name}")
+def _probe_models(
+    models: Sequence[Path], settings: Settings, pictures: Sequence[Path], reporter: Reporter
+) -> tuple[list[_ProbedFile], list[Result]]:
+    """Return the files that run here, and a result with the error of each that does not."""
+    probed: list[_ProbedFile] = []
+    failed: list[Result] = []
+    for path in models:
+        file = MeasuredFile(_name(path), path, settings.provider)
+        try:
+            probed.append(_probe(file, settings, pictures, reporter))
+        except ModelFileError as error:
+            failed.append(Result(file.name, "model", str(error), None, None, ()))
+    return probed, failed
+
+
+def _probe(
+    file: MeasuredFile, settings: Settings, pictures: Sequence[Path], reporter: Reporter
+) -> _ProbedFile:
+    reporter.say(f"opening {file.name}")
     cases = [(threads, batch) for threads in settings.threads for batch in settings.batch]
-    return _Runner(entry, {case: look(entry, case[0], pictures[: case[1]]) for case in cases})
+    return _ProbedFile(file, {case: probe(file, case[0], pictures[: case[1]]) for case in cases})
 
 
-def _open_towers(
-    runners: Sequence[_Runner], settings: Settings, folder: Path, pictures: Sequence[Path], reporter: Reporter
-) -> dict[str, _Runner]:
-    """By encoder, the full tower that its files are held against; nothing where that was not asked for."""
+def _probe_towers(
+    probed: Sequence[_ProbedFile],
+    settings: Settings,
+    folder: Path,
+    pictures: Sequence[Path],
+    reporter: Reporter,
+) -> dict[str, _ProbedFile]:
+    """Return the full tower of each encoder; an empty dict without --against."""
     if settings.against is None:
         return {}
-    encoders = list(dict.fromkeys(runner.encoder for runner in runners))
-    classes = max(len(runner.card.classes) for runner in runners)
+    encoders = list(dict.fromkeys(model.encoder for model in probed))
+    classes = max(len(model.card.classes) for model in probed)
 
-    def open_tower(name: str, path: Path) -> _Runner:
-        return _open(Entry(name, path, settings.provider, classes), settings, pictures, reporter)
+    def probe_tower(name: str, path: Path) -> _ProbedFile:
+        return _probe(MeasuredFile(name, path, settings.provider, classes), settings, pictures, reporter)
 
     if settings.against != FULL:
-        return dict.fromkeys(encoders, open_tower(settings.against, Path(settings.against)))
+        return dict.fromkeys(encoders, probe_tower(settings.against, Path(settings.against)))
     towers = {}
     for encoder in encoders:
         check_encoder_name(encoder)
     for number, encoder in enumerate(encoders):
-        reporter.say(f"making the full tower of {encoder}")
+        reporter.say(f"exporting the full tower of {encoder}")
         path = folder / f"{number}.onnx"
         make_tower(encoder, path)
-        towers[encoder] = open_tower(f"full {encoder}", path)
+        towers[encoder] = probe_tower(f"full {encoder}", path)
     return towers
 
 
 def _run_cases(
-    everyone: Sequence[_Runner],
-    towers: Mapping[str, _Runner],
-    album: Album,
+    files: Sequence[_ProbedFile],
+    towers: Mapping[str, _ProbedFile],
+    pictures: PictureCycle,
     settings: Settings,
     reporter: Reporter,
 ) -> list[list[Case]]:
-    """The cases of each file."""
+    """Return the cases of each file."""
     cases = []
     for threads in settings.threads:
-        contenders = [runner.entry.open(threads) for runner in everyone]
+        candidates = [probed.file.open(threads) for probed in files]
         for batch in settings.batch:
-            reporter.say(f"threads {threads}, batch {batch}: {settings.seconds * len(everyone):g} s")
-            runs = dict(zip(everyone, run_in_turn(contenders, album, batch, settings.seconds), strict=True))
-            rivals = [_rival(runner, everyone, towers) for runner in everyone]
-            cases.append(
-                [_case(threads, batch, r, rival, runs) for r, rival in zip(everyone, rivals, strict=True)]
-            )
-        del contenders  # before the next are opened: a board has no memory for both
+            reporter.say(f"threads {threads}, batch {batch}: {settings.seconds * len(files):g} s")
+            all_runs = run_interleaved(candidates, pictures, batch, settings.seconds)
+            runs = dict(zip(files, all_runs, strict=True))
+            cases.append([_case(threads, batch, p, _baseline(p, files, towers), runs) for p in files])
+        del candidates  # before the next ones are opened: a board may not have memory for both
     return list(map(list, zip(*cases, strict=True)))
 
 
-def _rival(runner: _Runner, everyone: Sequence[_Runner], towers: Mapping[str, _Runner]) -> _Runner:
-    """What a file is held against: the full tower of its encoder, or else the first file."""
+def _baseline(
+    probed: _ProbedFile, files: Sequence[_ProbedFile], towers: Mapping[str, _ProbedFile]
+) -> _ProbedFile:
+    """Return the file to compare with: the full tower of the same encoder, or else the first file."""
     if not towers:
-        return everyone[0]
-    return runner if runner.entry.tower_classes else towers[runner.encoder]
+        return files[0]
+    return probed if probed.file.tower_classes else towers[probed.encoder]
 
 
 def _case(
-    threads: int, batch: int, runner: _Runner, rival: _Runner, all_runs: Mapping[_Runner, Runs]
+    threads: int,
+    batch: int,
+    probed: _ProbedFile,
+    baseline: _ProbedFile,
+    all_runs: Mapping[_ProbedFile, Runs],
 ) -> Case:
-    runs, others = all_runs[runner], all_runs[rival]
-    faster = TimesFaster(rival.entry.name, runs.times_faster(others), runs.times_faster(others, "inference"))
-    look = runner.looks[threads, batch]
+    runs, others = all_runs[probed], all_runs[baseline]
+    faster = TimesFaster(
+        baseline.file.name, runs.times_faster(others), runs.times_faster(others, "inference")
+    )
+    own = probed.probes[threads, batch]
     return Case(
         threads=threads,
         batch=batch,
@@ -204,32 +225,32 @@ def _case(
         latency=runs.latency,
         stages=runs.stages,
         pictures_per_second=runs.pictures_per_second,
-        times_faster=None if runner is rival else faster,
-        memory=look.memory,
-        exits=runs.exits(look.card.exit_layers) if look.card and look.card.dynamic else None,
+        times_faster=None if probed is baseline else faster,
+        memory=own.memory,
+        exits=runs.exits(own.card.exit_layers) if own.card and own.card.dynamic else None,
     )
 
 
-def _facts(runner: _Runner) -> FileFacts:
-    path, card = runner.entry.path, runner.look.card
-    files = (path, path.with_name(f"{path.name}.data"))  # where torch puts weights of 2 GB and more
+def _facts(probed: _ProbedFile) -> FileFacts:
+    path, card = probed.file.path, probed.probe.card
+    files = (path, path.with_name(f"{path.name}.data"))  # torch writes weights of 2 GB and more there
     size = sum(file.stat().st_size for file in files if file.exists())
     if card is None:
         return FileFacts(size, None)
-    stated = CardFacts(
+    card_facts = CardFacts(
         sha256=card.file_sha256,
         encoder=card.encoder.name,
         classes=len(card.classes),
         precision=card.precision,
         exit_layers=card.exit_layers,
         accuracy=card.accuracy.top1 if card.accuracy else None,
-        reproduces=bool(runner.look.reproduces),
+        reproduces=bool(probed.probe.reproduces),
     )
-    return FileFacts(size, stated)
+    return FileFacts(size, card_facts)
 
 
 def _versions() -> dict[str, str]:
-    """onnxruntime's own word for it: its packages have several names."""
+    # onnxruntime states its own version, because several packages provide it.
     return {
         "tgems-edge": __version__,
         "python": platform.python_version(),

@@ -1,9 +1,10 @@
-"""What `bench` measured. `bench --json` prints one `Report` as one object: each field below is a key.
+"""The measurements of `bench` as dataclasses: `bench --json` prints one `Report`, and each field is a key.
 
-Times are milliseconds, sizes and memory are bytes, and what a system does not show is null. No figure is
-clipped: a quantile is a run that happened, and of fewer than 100 runs the 99th percentile is the slowest.
+Times are in milliseconds, sizes and memory in bytes. A value that the system does not report is null. No
+outlier is removed: each quantile is the time of one run, and with fewer than 100 runs the 99th percentile is
+the slowest run.
 
-Fields may be added within a schema version; one that changes its meaning raises it.
+A schema version may gain fields. A field whose meaning changes raises the version.
 """
 
 from __future__ import annotations
@@ -39,29 +40,29 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Pictures:
-    """What was labelled."""
+    """The pictures that were labelled."""
 
     source: Literal["drawn", "folder"]
-    count: int  # different ones
-    bytes: float  # of a file, on average
-    megapixels: float  # the same
+    count: int  # distinct pictures
+    bytes: float  # mean size of a file
+    megapixels: float  # mean of a picture
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What was asked for."""
+    """The options of the measurement."""
 
     threads: tuple[int, ...]
     batch: tuple[int, ...]
     seconds: float  # for each file in each case
-    against: str | None  # "full", or the file of a tower
+    against: str | None  # "full", or the path of a tower file
     provider: str | None
     pictures: Pictures
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A few runs."""
+    """Times of a few runs, in milliseconds."""
 
     median: float
     least: float
@@ -69,13 +70,13 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Spread:
-        """In milliseconds."""
+        """Return the spread of times given in seconds."""
         return cls(*(_milliseconds(value) for value in (median(seconds), min(seconds), max(seconds))))
 
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Many runs."""
+    """Quantiles of the times of many runs, in milliseconds."""
 
     least: float
     p50: float
@@ -85,7 +86,10 @@ class Quantiles:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Quantiles:
-        """In milliseconds: the smallest time that so many per cent of the runs do not exceed."""
+        """Return the quantiles of times given in seconds.
+
+        The p-th percentile is the smallest time that at least p per cent of the runs do not exceed.
+        """
         ordered = sorted(seconds)
         ranks = (max(1, -(-percent * len(ordered) // 100)) for percent in (0, 50, 90, 99, 100))
         return cls(*(_milliseconds(ordered[rank - 1]) for rank in ranks))
@@ -97,17 +101,17 @@ def _milliseconds(seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Stages:
-    """The parts of a run, which add up to it: from the bytes of files to their labels."""
+    """The stages of a run, from the bytes of the files to the labels; their times add up to the run's."""
 
     decode: Quantiles
-    resize: Quantiles  # and crop; for a full tower scaling and normalising too, which our graphs do inside
+    resize: Quantiles  # and crop; for a full tower also scaling and normalizing, which our graphs do inside
     inference: Quantiles
-    postprocess: Quantiles  # classes in order; for a full tower the product with the class texts too
+    postprocess: Quantiles  # sorting the classes; for a full tower also the cosines with the text embeddings
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model file says about itself, and whether that holds here."""
+    """Facts from the card of a model file, and whether this machine reproduces its labels."""
 
     sha256: str
     encoder: str
@@ -115,12 +119,12 @@ class CardFacts:
     precision: str
     exit_layers: tuple[int, ...]
     accuracy: float | None  # None where it was not measured
-    reproduces: bool  # whether the noise among its samples gets the labels here that it got at export
+    reproduces: bool  # whether the card's noise samples get the labels that they got at export
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file is."""
+    """Size and card of a file."""
 
     bytes: int
     card: CardFacts | None  # None for a full tower
@@ -128,13 +132,13 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Start:
-    """A fresh process with one thread setting, the first, and one picture; the file cache is warm."""
+    """Start-up of new processes with the first thread setting and one picture; the file cache is warm."""
 
     runs: int
     first_label: Spread  # from the start of Python to the first label
-    session: Spread  # of it, opening the file
-    first_run: Spread  # of it, the graph
-    peak: int | None  # resident memory at the first label, the most of all
+    session: Spread  # part of it: opening the file
+    first_run: Spread  # part of it: the first run of the graph
+    peak: int | None  # resident memory at the first label, the largest of all runs
 
 
 @dataclass(frozen=True)
@@ -147,11 +151,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class TimesFaster:
-    """The median of the ratios within a round: neighbours on the machine slow both."""
+    """Speed-up over a baseline: the median of the ratios within a round.
 
-    than: str  # its name among the results
-    run: float  # from bytes to labels
-    inference: float
+    Other load on the machine slows both files of a round, so that it affects the ratio little.
+    """
+
+    than: str  # name of the baseline among the results
+    run: float  # of whole runs, from bytes to labels
+    inference: float  # of the graph alone
 
 
 @dataclass(frozen=True)
@@ -161,44 +168,44 @@ class ExitRuns:
     layer: int
     pictures: int
     share: float
-    latency: Quantiles | None  # None without pictures, and in batches, whose pictures leave together
+    latency: Quantiles | None  # None without pictures, and with a batch above 1: a batch ends as a whole
 
 
 @dataclass(frozen=True)
 class Case:
-    """A number of threads and of pictures a run."""
+    """Measurements of one file with one number of threads and one batch size."""
 
     threads: int
     batch: int
-    rounds: int  # runs that were timed, after the warm-up
+    rounds: int  # timed runs, after the warm-up
     latency: Quantiles  # of a run, from the bytes of its files to their labels
     stages: Stages
     pictures_per_second: float
-    times_faster: TimesFaster | None  # None for what the others are compared with
+    times_faster: TimesFaster | None  # None for the baseline itself
     memory: Memory | None
     exits: tuple[ExitRuns, ...] | None  # of a dynamic file
 
 
 @dataclass(frozen=True)
 class Result:
-    """One file."""
+    """Measurements of one file."""
 
     name: str
     kind: Literal["model", "full tower"]
-    error: str | None  # why it was not measured: the rest is then null
+    error: str | None  # why it was not measured; the fields below are then null or empty
     file: FileFacts | None
     start: Start | None
     cases: tuple[Case, ...]
 
     @property
     def reproduces(self) -> bool:
-        """Whether it was measured, and nothing speaks against its answers."""
+        """Return whether the file was measured and gives the labels that its card records."""
         return self.file is not None and (self.file.card is None or self.file.card.reproduces)
 
 
 @dataclass(frozen=True)
 class Platform:
-    """Where, with what, and under which conditions."""
+    """The machine, its conditions before and after the measurement, and the versions of packages."""
 
     machine: Machine
     before: Conditions
@@ -208,7 +215,7 @@ class Platform:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything."""
+    """One benchmark: options, results of all files, and the machine."""
 
     schema_version: int
     parameters: Parameters

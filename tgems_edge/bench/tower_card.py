@@ -1,4 +1,4 @@
-"""What the ONNX file of a full image tower says about itself: those that files are held against."""
+"""The metadata in the ONNX file of a full image tower, the baseline of a benchmark."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
 __all__ = ["TOWER_KEY", "TowerCard", "read_tower_card"]
 
-TOWER_KEY = "tgems_tower"  # of the metadata that hold it
+TOWER_KEY = "tgems_tower"  # the metadata key
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
 class TowerCard:
-    """A tower takes float32 (B, 3, H, W), scaled and normalised, and gives embeddings (B, E)."""
+    """Card of a full tower: float32 (B, 3, H, W), scaled and normalized, to embeddings (B, E)."""
 
     encoder: str
-    weights: Literal["trained", "random"]  # speed does not depend on them
+    weights: Literal["trained", "random"]  # latency does not depend on their values
     preprocessing: Preprocessing
     schema: int = SCHEMA_VERSION
 
 
 def read_tower_card(session: onnxruntime.InferenceSession, name: str) -> TowerCard:
-    """The card in a loaded tower.
+    """Return the card in a loaded tower; errors call the file by `name`.
 
     Raises:
-        ModelFileError: a file that is no tower, or was written by a newer version.
+        ModelFileError: the file is not a full tower, or was written by a newer version.
     """
     text = session.get_modelmeta().custom_metadata_map.get(TOWER_KEY)
     if text is None:

@@ -1,8 +1,8 @@
 """The `tgems-edge` command.
 
-Each command is a module with a Typer app of its own, imported when it is asked for (or for `--help`),
-so that `classify` starts without paying for the others. Commands of the workstation are attached
-through the entry-point group `tgems_edge.commands`; their modules import torch only when they run.
+Each command is a module with its own Typer app. It is imported when the command runs or for `--help`, so that
+`classify` starts without importing the others. The workstation package adds its commands through the
+entry-point group `tgems_edge.commands`; their modules import torch only when they run.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ ENTRY_POINTS = "tgems_edge.commands"
 
 
 class _LazyCommands(OneLineErrors):
-    """A group whose commands are imported on demand."""
+    """Group of commands that are imported on demand."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        # An image for a device may leave the workstation's package out.
-        attached = _workstation_commands().items()
-        installed = [name for name, module in attached if find_spec(module.partition(".")[0])]
+        # A container image for a device may have the entry points without the workstation package.
+        commands = _workstation_commands().items()
+        installed = [name for name, module in commands if find_spec(module.partition(".")[0])]
         return [*installed, *DEVICE_COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -50,7 +50,7 @@ class _LazyCommands(OneLineErrors):
 
 
 def _workstation_commands() -> dict[str, str]:
-    from importlib.metadata import entry_points  # 0.1 s that `classify` does not need
+    from importlib.metadata import entry_points  # takes 0.1 s, which `classify` does not need
 
     return {entry.name: entry.value for entry in sorted(entry_points(group=ENTRY_POINTS))}
 
@@ -74,20 +74,20 @@ def _print_version(value: bool) -> None:
 @app.callback()
 def _root(
     version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
-    """One small ONNX file from a CLIP and a list of class names.
+    """Make one small ONNX file from a CLIP and a list of class names, and run it on a device.
 
-    Workstation: train, export, study. Device: classify, evaluate, inspect, verify, doctor, bench. Each
-    explains itself with --help.
+    Workstation: train, export, study. Device: classify, evaluate, inspect, verify, doctor, bench. Each has
+    its own --help.
 
     Exit codes: 0 done, 1 finding (such as a picture that could not be read), 2 bad input or usage, or a
-    machine that lacks a package, memory or disk, 3 parity failed, 4 accuracy gate failed, 70 a mistake of
-    ours (TGEMS_DEBUG=1 shows where), 130 interrupted, 141 the reader of the output went away.
+    machine that lacks a package, memory or disk, 3 parity failed, 4 accuracy gate failed, 70 internal error
+    (TGEMS_DEBUG=1 prints the traceback), 130 interrupted, 141 the reader of the output closed it.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; end the process with its exit code."""
+    """Run the command line and end the process with its exit code."""
     run(app, "tgems-edge", arguments)

@@ -1,4 +1,4 @@
-"""What `bench` prints for people."""
+"""The tables that `bench` prints."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tgems_edge.cli.tables import aligned, separated
 
 __all__ = ["as_lines", "warnings"]
 
-HOT = 80.0  # degrees Celsius: a Raspberry Pi slows down there
-BUSY = 0.5  # load before we began: half a core was taken
+HOT = 80.0  # degrees Celsius, at which a Raspberry Pi slows down
+BUSY = 0.5  # load before the measurement: half a core was busy
 NONE = "-"
-WIDTH = 80  # of a terminal
+WIDTH = 80  # columns of a terminal
 
 
 def as_lines(report: Report) -> list[str]:
-    """Tables, what their figures mean, and where they were measured."""
+    """Return the tables, a legend and the machine as lines of text."""
     sections = [_starts(report), *_cases(report), _exits(report), _legend(report), _machine(report.platform)]
     return separated(sections)
 
@@ -34,23 +34,23 @@ def _starts(report: Report) -> list[str]:
 
 
 def _cases(report: Report) -> Iterator[list[str]]:
-    """Two tables for each number of threads and each batch: whole runs, and their parts."""
+    """Yield two tables for each number of threads and each batch size: whole runs, and their stages."""
     measured = [result for result in report.results if result.cases]
     failed = [result for result in report.results if result.error]
     for number, setting in enumerate(map(_setting, measured[0].cases)):
         rows = [[setting, "size", "accuracy", "p50", "p90", "p99", "FPS", "faster"]]
-        rows += [_whole(result, result.cases[number]) for result in measured]
+        rows += [_run_row(result, result.cases[number]) for result in measured]
         rows += [[_title(result), *[""] * 7] for result in failed]
         yield aligned(rows)
         rows = [["p50 of", "decode", "resize", "inference", "faster", "post", "peak", "steady", "runs"]]
-        yield aligned([*rows, *(_parts(result, result.cases[number]) for result in measured)])
+        yield aligned([*rows, *(_stage_row(result, result.cases[number]) for result in measured)])
 
 
 def _setting(case: Case) -> str:
     return f"threads {case.threads}, batch {case.batch}"
 
 
-def _whole(result: Result, case: Case) -> list[str]:
+def _run_row(result: Result, case: Case) -> list[str]:
     file, faster = result.file, case.times_faster
     accuracy = file.card.accuracy if file and file.card else None
     return [
@@ -63,7 +63,7 @@ def _whole(result: Result, case: Case) -> list[str]:
     ]
 
 
-def _parts(result: Result, case: Case) -> list[str]:
+def _stage_row(result: Result, case: Case) -> list[str]:
     stages, memory, faster = case.stages, case.memory, case.times_faster
     return [
         _title(result),
@@ -79,7 +79,7 @@ def _parts(result: Result, case: Case) -> list[str]:
 
 
 def _exits(report: Report) -> list[str]:
-    """Where the pictures left dynamic files, and how long that took them."""
+    """Return the table of exits of dynamic files: share of pictures, and latency."""
     rows = [["exits", "pictures", "share", "p50", "p90", "p99"]]
     for result in report.results:
         for case in result.cases:
@@ -91,36 +91,42 @@ def _exits(report: Report) -> list[str]:
 
 
 def _legend(report: Report) -> list[str]:
-    asked, used = report.parameters, report.parameters.pictures
+    parameters, pictures = report.parameters, report.parameters.pictures
     results = [result for result in report.results if result.cases]
-    rivals = dict.fromkeys(c.times_faster.than for result in results for c in result.cases if c.times_faster)
+    cases = [case for result in results for case in result.cases]
+    baselines = dict.fromkeys(case.times_faster.than for case in cases if case.times_faster)
     starts = next(result.start.runs for result in report.results if result.start)
-    of_yours = used.source == "folder"
+    drawn = pictures.source == "drawn"
     parts = [
-        f"Milliseconds of a run, from the bytes of {used.count} {'of your' if of_yours else 'drawn'} "
-        f"pictures of {used.megapixels:.1f} megapixels to labels. Nothing is clipped; p99 of fewer than 100 "
-        "runs is the slowest. FPS: pictures a second.",
-        f"Start: of {starts} fresh processes with threads {asked.threads[0]}, from the start of Python to "
-        "the first label; session and first run are the graph's part of it. Memory is resident, of "
-        "processes with one file each.",
+        "Times are milliseconds of a run, from the bytes of files to labels, on "
+        f"{pictures.count} {'drawn' if drawn else 'of your'} pictures of {pictures.megapixels:.1f} "
+        "megapixels. Outliers are kept; with fewer than 100 runs, p99 is the slowest. FPS: pictures per "
+        "second.",
+        f"Start: {starts} new processes with --threads {parameters.threads[0]}, from the start of Python to "
+        "the first label. Session and first run are parts of it. Memory is the resident memory of a "
+        "process with one file.",
     ]
-    if rivals:
-        than = " or ".join(rivals)
-        parts.append(f"Faster: how many times faster than {than}, the median of the ratios within a round.")
+    if baselines:
+        parts.append(
+            f"Faster: times faster than {' or '.join(baselines)}, the median of the ratios within a round."
+        )
     if any(result.kind == "full tower" for result in results):
-        parts.append("Full: open_clip's own image tower through torch.onnx; random weights but for the demo.")
-    if not of_yours and any(case.exits for result in results for case in result.cases):
-        parts.append("Where drawn pictures leave says nothing about yours: give --pictures FOLDER.")
+        parts.append(
+            "Full: open_clip's image tower, exported with torch.onnx; its weights are random, except for the "
+            "demo encoder."
+        )
+    if drawn and any(case.exits for case in cases):
+        parts.append("Drawn pictures do not show which exits yours take: give --pictures FOLDER.")
     if any(_title(result)[0] != "✅" for result in report.results):
         parts.append(
-            "✅ measured, ❎ measured, but the samples in its card get other labels here: see `tgems-edge "
-            "verify`, ❌ not measured."
+            "✅ measured. ❎ measured, but the samples in its card get other labels here: see `tgems-edge "
+            "verify`. ❌ not measured."
         )
     return [line for part in parts for line in wrap(part, WIDTH)]
 
 
 def _machine(platform: Platform) -> list[str]:
-    """What it is, and how it was before and after."""
+    """Return the machine, its conditions before and after, and the versions, as lines of text."""
     machine, before, after = platform.machine, platform.before, platform.after
     names = [name for name in (machine.board, machine.processor or machine.architecture) if name]
     parts = [*names, f"{machine.cores} cores", machine.system]
@@ -137,23 +143,24 @@ def _machine(platform: Platform) -> list[str]:
 
 
 def warnings(platform: Platform) -> Iterator[str]:
-    """What makes the figures worse than they need be, or less certain."""
+    """Yield a warning for each condition that makes the measurements slower or less certain."""
     before, after = platform.before, platform.after
     if after.throttled:
         yield (
-            f"the board held itself back ({', '.join(after.throttled)}); give it a better power supply or "
+            f"the board throttled its clock ({', '.join(after.throttled)}); improve the power supply or the "
             "cooling and measure again"
         )
     if after.celsius is not None and after.celsius >= HOT:
-        yield f"{after.celsius:.0f} °C, near where processors slow down; cool it and measure again"
+        yield f"{after.celsius:.0f} °C: processors slow down near this temperature; cool it and measure again"
     if before.governor not in (None, "performance"):
         yield (
-            f"the governor is {before.governor}, so the clock moves; steadier: "
+            f"the governor is {before.governor}, so the clock changes; for steady timings: "
             "sudo cpupower frequency-set -g performance"
         )
     if before.load is not None and before.load >= BUSY:
         yield (
-            f"the machine was busy before this began (load {before.load:.1f}); ratios suffer less than times"
+            f"the machine was busy before the measurement (load {before.load:.1f}); end other programs and "
+            "measure again, or rely on the ratios, which change less than the times"
         )
 
 
@@ -168,7 +175,7 @@ def _quantiles(times: Quantiles) -> list[str]:
 
 
 def _ms(milliseconds: float) -> str:
-    """Three digits, or more of long times."""
+    """Return a time with at least three digits."""
     decimals = 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
     return f"{milliseconds:.{decimals}f}"
 

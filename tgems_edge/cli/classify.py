@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +32,7 @@ from tgems_edge.errors import ImageError, InputError
 from tgems_edge.maths.sets import SetMethod
 from tgems_edge.model_file.card import Card
 from tgems_edge.printable import padded, printable, width
+from tgems_edge.runtime.classifier import Classifier
 from tgems_edge.runtime.doubt import Doubt, choose_doubt
 from tgems_edge.runtime.images import Picture
 from tgems_edge.runtime.result import Result, Speed
@@ -49,29 +50,29 @@ def classify(
         list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, or - for standard input.")
     ],
     model: Model = None,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show per picture.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show per picture.")] = 3,
     as_json: Json = False,
     coverage: Annotated[
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Label sets that hold the true class of at least this share of pictures: 0.8, 0.9, 0.95 or "
-            "0.99. Default: 0.9 where the file is calibrated.",
+            help="Give label sets that contain the true class for at least this share of pictures: 0.8, 0.9, "
+            "0.95 or 0.99. Default: 0.9 if the file is calibrated.",
         ),
     ] = None,
     sets: Annotated[
         SetMethod | None,
         typer.Option(
-            help="threshold (the default): the smallest sets on average; adaptive: small for easy pictures, "
-            "large for hard ones."
+            help="Method of the label sets. threshold (the default): the smallest sets on average. adaptive: "
+            "small sets for easy pictures, large ones for hard pictures."
         ),
     ] = None,
     reject: Annotated[
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Call a picture unknown that is stranger than all but this share of known ones: 0.01, 0.05, "
-            "0.1 or 0.2. Default: never.",
+            help="Label a picture unknown if it fits the classes worse than all but this share of known "
+            "pictures: 0.01, 0.05, 0.1 or 0.2. Default: never.",
         ),
     ] = None,
     batch: Batch = 1,
@@ -88,8 +89,9 @@ def classify(
     Results go to standard output, everything else to standard error. A picture that cannot be read is
     reported, the others are classified, and the exit code is 1.
 
-    A file that was exported with calibration says how sure it is: `cat 62% or dog 30%` is a label set,
-    which holds the true class as often as --coverage promises; with --reject it may say `unknown`.
+    A file that was exported with calibration also gives its doubt: `cat 62% or dog 30%` is a label
+    set, which contains the true class as often as --coverage states. With --reject the label of a picture
+    may be `unknown`.
 
     Example: tgems-edge classify --model model.onnx holiday/ --json
     """
@@ -111,40 +113,35 @@ def classify(
         print_note(description)
         if doubt.coverage and not as_json:
             print_note(_explain_sets(doubt.coverage))
-    show = _JsonLines(doubt, top, not no_verify) if as_json else _Table(card, doubt, top, pictures)
-    failed = 0
-    speeds = []
-    exit_layers: Counter[int] = Counter()
-    with closing(classifier.classify_each([_open(name) for name in pictures], batch=batch)) as results:
-        for name, result in zip(pictures, results, strict=True):
-            show(name, result)
-            if isinstance(result, ImageError):
-                failed += 1
-            else:
-                speeds.append(result.speed)
-                exit_layers[result.exit_layer] += 1
-    if speeds and not quiet:
+    if as_json:
+        show: _JsonLines | _Table = _JsonLines(doubt, top, not no_verify)
+    else:
+        show = _Table(card, doubt, top, pictures)
+    totals = _classify_each(classifier, pictures, batch, show)
+    if totals.speeds and not quiet:
         if card.dynamic:
-            print_note(_describe_exits(card, exit_layers))
-        print_note(_describe_speed(speeds))
-    if failed:
+            print_note(_describe_exits(card, totals.exit_layers))
+        print_note(_describe_speed(totals.speeds))
+    if totals.failed:
         if len(pictures) > 1:
-            print_note(f"{failed} of {len(pictures)} pictures could not be read")
+            print_note(f"{totals.failed} of {len(pictures)} pictures could not be read")
         raise typer.Exit(ImageError.exit_code)
 
 
 def _find_pictures(arguments: Iterable[str]) -> tuple[list[str], LeftOut]:
-    """Names of the pictures meant by files, folders, globs and `-`, sorted within each argument.
+    """Return the pictures that files, folders, globs and `-` name, sorted within each argument.
 
-    Also counts what is left out of folders and globs. A device, a pipe or a socket is refused, so that
-    nothing waits for it.
+    The second result counts the files of folders and globs that are left out.
+
+    Raises:
+        InputError: an argument names no picture, or a device, pipe or socket, which could block.
     """
     pictures: list[str] = []
     left_out = LeftOut()
     for argument in arguments:
         path = Path(argument)
         if not argument:
-            raise InputError("an empty name for a picture; give a file, a folder, a glob or -")
+            raise InputError("the name of a picture is empty; give a file, a folder, a glob or -")
         if path.is_dir():
             under = find_pictures(path)
             found, others = [str(picture) for picture in under.paths], under.left_out
@@ -165,6 +162,31 @@ def _find_pictures(arguments: Iterable[str]) -> tuple[list[str], LeftOut]:
     return pictures, left_out
 
 
+@dataclass
+class _Totals:
+    """Totals over all pictures of a command."""
+
+    failed: int = 0
+    speeds: list[Speed] = field(default_factory=list)
+    exit_layers: Counter[int] = field(default_factory=Counter)
+
+
+def _classify_each(
+    classifier: Classifier, pictures: list[str], batch: int, show: _JsonLines | _Table
+) -> _Totals:
+    """Classify the pictures, show each result as soon as it is there, and return the totals."""
+    totals = _Totals()
+    with closing(classifier.classify_each([_open(name) for name in pictures], batch=batch)) as results:
+        for name, result in zip(pictures, results, strict=True):
+            show(name, result)
+            if isinstance(result, ImageError):
+                totals.failed += 1
+            else:
+                totals.speeds.append(result.speed)
+                totals.exit_layers[result.exit_layer] += 1
+    return totals
+
+
 def _open(name: str) -> Picture:
     if name == STDIN:
         return sys.stdin.buffer if sys.stdin else b""
@@ -172,7 +194,10 @@ def _open(name: str) -> Picture:
 
 
 def _explain_sets(coverage: float) -> str:
-    return f'sets: what "or" joins holds the true class of at least {100 * coverage:g}% of pictures'
+    return (
+        f'label sets: the classes joined by "or" contain the true class for at least {100 * coverage:g}% of '
+        "pictures"
+    )
 
 
 def _describe_exits(card: Card, counts: Counter[int]) -> str:
@@ -180,7 +205,7 @@ def _describe_exits(card: Card, counts: Counter[int]) -> str:
 
 
 def _describe_speed(speeds: list[Speed]) -> str:
-    """Means over all pictures, the first with its warm-up included."""
+    """Return the mean time of each stage over all pictures, including the slower first run."""
     stages = ("preprocess", "inference", "postprocess")
     means = (sum(getattr(speed, stage) for speed in speeds) / len(speeds) for stage in stages)
     parts = ", ".join(f"{mean:.1f} ms {stage}" for mean, stage in zip(means, stages, strict=True))
@@ -188,7 +213,7 @@ def _describe_speed(speeds: list[Speed]) -> str:
 
 
 class _JsonLines:
-    """Prints one JSON object per picture, as the interface specifies it."""
+    """Print one JSON object per picture."""
 
     def __init__(self, doubt: Doubt, top: int, verified: bool):
         self._doubt = doubt
@@ -210,9 +235,9 @@ class _JsonLines:
 
 
 class _Table:
-    """Prints one row per picture: its name, the label set with probabilities, then the classes after it.
+    """Print one row per picture: its name, the label set with probabilities, then further classes.
 
-    Where a file has several exits, the one that answered stands behind the name.
+    For a dynamic file, the exit that answered follows the name.
     """
 
     def __init__(self, card: Card, doubt: Doubt, top: int, pictures: list[str]):
@@ -236,7 +261,7 @@ class _Table:
         cells = [_cell(entry) for entry in row["top"]]
         if row["index"] is None:
             return f"unknown (nearest {cells[0]})"
-        size = len(row["set"] or [row["label"]])  # a set is the `size` best classes
+        size = len(row["set"] or [row["label"]])  # the set is the `size` best classes
         members, others = cells[:size], cells[size:]
         if size > len(members):
             members.append(f"{size - len(members)} more")
@@ -245,7 +270,7 @@ class _Table:
 
 
 def _cell(entry: dict[str, Any]) -> str:
-    """A class with its probability, or with its rate where nothing calibrated the probability."""
+    """Return a class with its probability, or with its class-rate if the file is not calibrated."""
     if entry["probability"] is None:
         return f"{entry['label']} (rate {entry['rate']:.3f})"
     return f"{entry['label']} {entry['probability']:.0%}"

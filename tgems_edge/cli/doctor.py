@@ -1,6 +1,6 @@
-"""`tgems-edge doctor`: is this machine fit to run a model file?
+"""`tgems-edge doctor`: check whether this machine is fit to run a model file.
 
-Nothing here needs numpy, so that a machine where that is broken is told so as well.
+This module does not import numpy, so that it can report a broken numpy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import typer
 
 from tgems_edge.cli.output import print_json, writing_results
 from tgems_edge.doctor.checks import Check
-from tgems_edge.doctor.examination import Examination, examine
+from tgems_edge.doctor.diagnosis import Diagnosis, diagnose
 from tgems_edge.errors import ModelFileError
 from tgems_edge.printable import printable
 from tgems_edge.progress import open_console
@@ -33,38 +33,40 @@ def doctor(
             help="Model file. Default: $TGEMS_MODEL, else ./model.onnx, else the built-in demo file.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what was found to be wrong.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print findings only.")] = False,
 ) -> None:
-    """Look whether this machine is fit to run a model file.
+    """Check whether this machine is fit to run a model file.
 
-    onnxruntime is imported and the model loaded and run once in another process, so a runtime that crashes,
-    hangs or is missing is explained too. Each finding comes with its fix; the exit code is 1 if there is one.
+    Another process imports onnxruntime, loads the model and runs it once, so a runtime that crashes, hangs
+    or is missing is explained too. Each finding comes with its fix. The exit code is 1 if there are any.
 
     Example: tgems-edge doctor model.onnx
     """
     if model is not None and not model.is_file():
         raise ModelFileError(f"{model}: no such model file; check its name")
-    examination = examine(model)
+    diagnosis = diagnose(model)
     if as_json:
-        print_json(_as_json(examination))
+        print_json(_as_json(diagnosis))
     else:
-        _print(examination.findings if quiet else examination.checks)
-    if examination.findings:
+        _print(diagnosis.findings if quiet else diagnosis.checks)
+    if diagnosis.findings:
         raise typer.Exit(FINDING)
 
 
-def _as_json(examination: Examination) -> dict[str, object]:
+def _as_json(diagnosis: Diagnosis) -> dict[str, object]:
     return {
-        "machine": asdict(examination.machine),
-        "conditions": asdict(examination.conditions),
-        "runtime": asdict(examination.runtime),
-        "findings": [asdict(finding) for finding in examination.findings],
+        "machine": asdict(diagnosis.machine),
+        "conditions": asdict(diagnosis.conditions),
+        "runtime": asdict(diagnosis.runtime),
+        "findings": [asdict(finding) for finding in diagnosis.findings],
     }
 
 
 def _print(checks: Sequence[Check]) -> None:
-    """A line for each; rich honours NO_COLOR and terminals without colours."""
+    """Print a line for each check; rich respects NO_COLOR and terminals without colours."""
     console = open_console(stderr=False)
     width = max((len(check.name) for check in checks), default=0)
     with writing_results():

@@ -1,4 +1,4 @@
-"""`tgems-edge evaluate`: accuracy, calibration and coverage of a model file on labelled pictures."""
+"""`tgems-edge evaluate`: measure accuracy, calibration and coverage of a model file on labelled pictures."""
 
 from __future__ import annotations
 
@@ -34,25 +34,27 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-WIDTH = 80  # of a terminal
-MOST_CLASSES = 12  # whose confusion matrix can still be read
-MOST_IN_MATRIX = 200  # classes of a confusion matrix in JSON; pairs say the same of more
-WORST = 10  # classes and confusions of more
+WIDTH = 80  # columns of a terminal
+MOST_CLASSES = 12  # classes of a confusion matrix in text
+MOST_IN_MATRIX = 200  # classes of a confusion matrix in JSON; the list of pairs has no such limit
+WORST = 10  # classes and confusions that are listed instead of a matrix
 
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Image folder, DATA/<class>/*.jpg.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Image folder: DATA/<class>/*.jpg.")],
     model: Model = None,
     classes: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Lines of folder, tab and class, for folders that are named otherwise."
+            metavar="FILE",
+            help="File that maps folders to classes, for folders with other names. One line each: folder, "
+            "tab, class.",
         ),
     ] = None,
     min_accuracy: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Exit code 4 if the accuracy is below, such as 0.8."),
+        typer.Option(metavar="SHARE", help="End with exit code 4 if the accuracy is lower, such as 0.8."),
     ] = None,
     as_json: Json = False,
     batch: Batch = 1,
@@ -64,14 +66,14 @@ def evaluate(
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model file: accuracy, calibration, coverage, time.
+    """Measure a model file on labelled pictures: accuracy, calibration, coverage, latency.
 
-    Folders are named like classes of the model, whatever their case, hyphens and underscores; classes
-    without a folder are noted, and the model may still choose them. Pictures that calibrated the file are
-    refused. Those that cannot be read are reported and left out, and the exit code is 1.
+    The folders must have the names of classes of the model; case, hyphens and underscores do not matter.
+    Classes without a folder are listed, and the model may still answer with them. Pictures that calibrated
+    the file are refused. Pictures that cannot be read are reported and left out, and the exit code is 1.
 
-    With --json, `confusion` is the matrix of true classes and answers for up to 200 classes, else null;
-    `confusions` lists the pairs that were confused, whatever their number.
+    With --json, `confusion` is the matrix of true and answered classes for up to 200 classes, else null.
+    `confusions` always lists the pairs of confused classes.
 
     Example: tgems-edge evaluate pictures/ --model model.onnx --min-accuracy 0.8
     """
@@ -93,8 +95,8 @@ def evaluate(
         max_pixels=max_pixels,
     )
     reporter.say(description)
-    given = read_class_list(classes).folders if classes else None
-    folder = read_labelled(data, given=given)
+    class_of_folder = read_class_list(classes).folders if classes else None
+    folder = read_labelled(data, given=class_of_folder)
     report_left_out(folder, reporter)
     found = evaluate(classifier, folder, reporter, batch=batch)
     if as_json:
@@ -113,7 +115,7 @@ def evaluate(
 
 
 def _notes(found: Evaluation) -> Iterator[str]:
-    """What was not measured, and why."""
+    """Yield a note for each figure that was not measured, with the reason."""
     if absent := [found.card.classes[index] for index in np.flatnonzero(found.class_images == 0)]:
         yield f"note: no folder for {len(absent)} of the model's classes: {shortened(absent)}"
     if not found.card.calibration:
@@ -172,16 +174,16 @@ def _summary(found: Evaluation) -> list[str]:
 
 
 def _exits(found: Evaluation) -> list[str]:
-    """Which exits the pictures took, how right they were there, and what that cost."""
+    """Return the table of exits: share and accuracy of their pictures, and the mean operations."""
     if not found.exits or not found.card.dynamic or found.operations is None:
         return []
-    rows = [["exit", "pictures", "share", "right"]]
+    rows = [["exit", "pictures", "share", "accuracy"]]
     for exit in found.exits:
-        right = "-" if exit.accuracy is None else f"{exit.accuracy:.1%}"
-        rows.append([str(exit.layer), str(exit.images), f"{exit.share:.1%}", right])
+        accuracy = "-" if exit.accuracy is None else f"{exit.accuracy:.1%}"
+        rows.append([str(exit.layer), str(exit.images), f"{exit.share:.1%}", accuracy])
     last = found.card.last_exit
     relative = f"{found.operations / (last.operations or 1):.0%} of exit {last.layer}'s"
-    return [*aligned(rows), f"operations a picture  {_operations(found.operations)} ({relative})"]
+    return [*aligned(rows), f"operations per picture  {_operations(found.operations)} ({relative})"]
 
 
 def _operations(count: float) -> str:
@@ -190,10 +192,10 @@ def _operations(count: float) -> str:
 
 
 def _sets(found: Evaluation) -> list[str]:
-    """Promises and what became of them."""
+    """Return the table of label sets, and the share of rejected pictures."""
     if not found.sets or not found.rejected:
         return []
-    rows = [["label sets", "promised", "covered", "chance allows", "set size", ""]]
+    rows = [["label sets", "nominal", "coverage", "95% interval", "set size", ""]]
     for sets in found.sets:
         low, high = sets.interval
         rows.append(
@@ -203,26 +205,26 @@ def _sets(found: Evaluation) -> list[str]:
                 f"{sets.measured:.1%}",
                 f"{low:.1%} to {high:.1%}",
                 f"{sets.size:.2f}",
-                "" if sets.kept else "too few",
+                "" if sets.kept else "too low",
             ]
         )
     rejected = (f"{share:.1%} at {level}" for level, share in found.rejected.items())
-    return [*aligned(rows), f"--reject calls unknown  {', '.join(rejected)}"]
+    return [*aligned(rows), f"unknown with --reject  {', '.join(rejected)}"]
 
 
 def _times(found: Evaluation) -> list[str]:
-    rows = [["milliseconds a picture", "mean", "median", "p90"]]
+    rows = [["milliseconds per picture", "mean", "median", "p90"]]
     for stage, timing in found.milliseconds.items():
         rows.append([stage, f"{timing.mean:.2f}", f"{timing.median:.2f}", f"{timing.p90:.2f}"])
     return aligned(rows)
 
 
 def _classes(found: Evaluation) -> list[list[str]]:
-    """All classes beside the confusion matrix where that fits; else the worst classes and confusions."""
+    """Return the confusion matrix if it fits a terminal, else the worst classes and confusions."""
     if len(found.card.classes) <= MOST_CLASSES:
         matrix = _matrix(found)
         if max(map(len, matrix)) <= WIDTH:
-            return [["each class, and what its pictures were taken for", *matrix]]
+            return [["confusion matrix: a row for each true class, a column for each answer", *matrix]]
     return [_worst_classes(found), _confusions(found)]
 
 
@@ -251,8 +253,8 @@ def _worst_classes(found: Evaluation) -> list[str]:
 
 
 def _class_shares(found: Evaluation) -> dict[str, list[str]]:
-    """Columns with one cell for each class: accuracy, and coverage where the file is calibrated."""
-    columns = {"right": found.class_accuracy}
+    """Return columns with a cell for each class: accuracy, and coverage if the file is calibrated."""
+    columns = {"accuracy": found.class_accuracy}
     if found.sets:
         columns[f"in {DEFAULT_COVERAGE:.0%} set"] = found.class_coverage
     return {
@@ -265,5 +267,5 @@ def _confusions(found: Evaluation) -> list[str]:
     lines = []
     for true, other, count in found.confusions[:WORST].tolist():
         names = found.card.classes[true], found.card.classes[other]
-        lines.append(f"{names[0]} taken for {names[1]}: {count} of {found.class_images[true]}")
+        lines.append(f"{names[0]} mistaken for {names[1]}: {count} of {found.class_images[true]}")
     return lines

@@ -1,4 +1,4 @@
-"""`tgems-edge inspect`: what is in a model file."""
+"""`tgems-edge inspect`: show the contents of a model file."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from tgems_edge.printable import printable, shortened
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 FINDING = 1
-WIDTH = 80  # of a terminal
-MOST_CLASSES = 20  # that are named
-MOST_PARTS = 60  # operators, packages and the like
+WIDTH = 80  # columns of a terminal
+MOST_CLASSES = 20  # names of classes that are shown
+MOST_PARTS = 60  # names of operators, packages and other parts that are shown
 TOKENS = {"cls": "class token", "mean": "mean of the patch tokens"}
 HEADS = {"tgem": "T-GEM", "ssa": "SSA head"}
 
 
 @dataclass(frozen=True)
 class _Contents:
-    """What was found in a file."""
+    """Contents of a file."""
 
     path: Path
     size: int  # bytes
@@ -53,10 +53,10 @@ def inspect(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is in a model file: classes, exits, input, calibration, accuracy, licence, operators.
+    """Show the contents of a model file: classes, exits, input, calibration, accuracy, licence, operators.
 
-    The file is read and not run, so this works without onnxruntime. The exit code is 1 where the file has
-    changed since it was exported, and for an ONNX file of another origin.
+    The file is read but not run, so this works without onnxruntime. The exit code is 1 if the file was
+    changed after its export, and for an ONNX file that `tgems-edge export` did not make.
 
     Example: tgems-edge inspect model.onnx
     """
@@ -69,7 +69,7 @@ def inspect(
     else:
         print_lines(_as_lines(found))
     if card is None:
-        report_error(f"{path}: it has no card, `tgems-edge export` did not make it")
+        report_error(f"{path}: no card, so `tgems-edge export` did not make this file; give a model file")
     elif not found.digest_holds:
         report_error(f"{path}: changed since it was exported (its digest does not hold); copy it again")
     if not found.digest_holds:
@@ -101,7 +101,7 @@ def _as_lines(found: _Contents) -> list[str]:
     card = found.card
     sections = [_file(found)]
     if card:
-        sections += [_answers(card), _input(card), _worth(card), _origin(card)]
+        sections += [_classes_and_exits(card), _input(card), _measurements(card), _origin(card)]
     sections.append(_graph(found.header))
     width = max(len(name) for rows in sections for name in rows)
     blocks = [[line for name, text in rows.items() for line in _row(name, text, width)] for rows in sections]
@@ -111,7 +111,7 @@ def _as_lines(found: _Contents) -> list[str]:
 
 
 def _row(name: str, text: str, width: int) -> list[str]:
-    """A name and its text, which goes on below itself; nothing where there is no text."""
+    """Return a name and its text, wrapped into its own column; [] without text."""
     return textwrap.wrap(
         printable(text),
         WIDTH,
@@ -134,30 +134,30 @@ def _file(found: _Contents) -> dict[str, str]:
     }
 
 
-def _answers(card: Card) -> dict[str, str]:
+def _classes_and_exits(card: Card) -> dict[str, str]:
     return {
         "classes": f"{len(card.classes)}: {shortened(card.classes, MOST_CLASSES)}",
         "not trained": shortened(card.classes_not_trained, MOST_CLASSES),
         "prompts": f"{len(card.templates)}: {shortened(card.templates, 3)}",
         "encoder": " ".join(filter(None, [card.encoder.name, card.encoder.pretrained])),
-        "exits": _exit_in_words(card),
+        "exits": _describe_exits(card),
         "precision": card.precision,
-        "quantisation": _quantisation(card.quantisation) if card.quantisation else "",
+        "quantization": _quantization(card.quantisation) if card.quantisation else "",
         "INT8 against fp32": card.quantisation.cost if card.quantisation else "",
     }
 
 
-def _exit_in_words(card: Card) -> str:
+def _describe_exits(card: Card) -> str:
     last, operations = card.last_exit, card.mean_operations
     head = HEADS[last.head_kind]
     if operations is None:
         return f"block {last.layer}, {TOKENS[last.pool]}, {head}, K {last.k}"
     blocks = _list(map(str, card.exit_layers))
-    return f"blocks {blocks}, {head}; a mean picture takes {operations:.0%} of the full tower's operations"
+    return f"blocks {blocks}, {head}; on average {operations:.0%} of the full tower's operations"
 
 
 def _exits(card: Card, dynamic: Dynamic) -> list[str]:
-    """Which share of pictures leaves where, and what that takes."""
+    """Return the table of exits: share of pictures, operations and threshold of each."""
     rows = [["exit", "share", "operations", "threshold", "K", "reads"]]
     for exit in card.exits:
         share = f"{exit.calibration.share:.1%}" if exit.calibration else "-"
@@ -167,14 +167,14 @@ def _exits(card: Card, dynamic: Dynamic) -> list[str]:
     return [*aligned(rows), *(f"no exit {layer}: {reason}" for layer, reason in dynamic.dropped.items())]
 
 
-def _quantisation(made: Quantisation) -> str:
+def _quantization(made: Quantisation) -> str:
     parts = [made.scheme, f"for {made.target}"]
     if made.ranges:
         parts.append(f"{made.ranges} ranges of {made.images} pictures")
     if made.equalised:
-        parts.append("equalised")
+        parts.append("equalized")
     if made.kept:
-        parts.append(f"not in {_list(made.kept)}")
+        parts.append(f"not quantized: {_list(made.kept)}")
     return _list(parts)
 
 
@@ -185,7 +185,7 @@ def _input(card: Card) -> dict[str, str]:
     rows = {"input": f"{card.input}, uint8 {shape}", "preprocessing": _preprocessing(card.preprocessing)}
     if card.resizing:
         alike, same = card.resizing.pixels_within_1, card.resizing.label_agreement
-        rows["resizing"] = f"{alike:.2%} of pixels within a grey level of Pillow's, {same:.1%} equal labels"
+        rows["resizing"] = f"{alike:.2%} of pixels within 1 of 255 of Pillow's, {same:.1%} equal labels"
     return rows
 
 
@@ -194,7 +194,7 @@ def _preprocessing(made: Preprocessing) -> str:
     resized = {
         "shortest": f"shortest edge resized, centre {size} cropped",
         "longest": f"longest edge resized, padded to {size} with {made.fill_color}",
-        "squash": f"squashed to {size}",
+        "squash": f"resized to {size} without keeping the aspect ratio",
     }
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (made.mean, made.std))
     profiles = "converted to sRGB" if made.colour else "ignored"
@@ -203,8 +203,8 @@ def _preprocessing(made: Preprocessing) -> str:
     )
 
 
-def _worth(card: Card) -> dict[str, str]:
-    """What was measured before it was written."""
+def _measurements(card: Card) -> dict[str, str]:
+    """Return the measurements made at export: calibration, accuracy and parity."""
     rows = {"calibration": "none"}
     if made := card.calibration:
         temperature = f"temperature {card.last_exit.temperature:.3g}"
@@ -238,7 +238,7 @@ def _graph(header: Header) -> dict[str, str]:
     return {
         "operators": _list(f"{operator} {count}" for operator, count in header.operators.most_common()),
         "weights": "; ".join(weights),
-        "weights elsewhere": _list(repr(name) for name in sorted(header.external)),
+        "external weights": _list(repr(name) for name in sorted(header.external)),
         "other parts": _list(sorted(header.extras)),
     }
 

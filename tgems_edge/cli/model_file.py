@@ -1,4 +1,4 @@
-"""How a command takes a model file: the options, and opening it."""
+"""Options that several commands share, and the opening of a model file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = [
     "open_model",
 ]
 
-M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 128 * 1024  # as in malloc.h, and glibc's default in bytes
+M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 128 * 1024  # parameter number of malloc.h; glibc's default in bytes
 
 Model = Annotated[
     Path | None,
     typer.Option(help="Model file. Default: $TGEMS_MODEL, else ./model.onnx, else the built-in demo file."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON Lines on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines on standard output.")]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures per run of the graph.")]
 Threads = Annotated[
     int | None,
@@ -38,21 +38,21 @@ FastDecode = Annotated[
     bool,
     typer.Option(
         "--fast-decode",
-        help="Decode large JPEGs at reduced scale: sooner, and answers may change a little.",
+        help="Decode large JPEGs at reduced scale: faster, but answers may change slightly.",
     ),
 ]
 NoVerify = Annotated[
     bool,
     typer.Option(
         "--no-verify",
-        help="Also load a file that was changed after its export: leave its digest unchecked.",
+        help="Do not check the digest: also load a file that was changed after its export.",
     ),
 ]
 Timeout = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
-        help="Give up on a file that takes longer to load, or longer to answer. Default: never.",
+        help="Stop with an error if loading the file, or a run of it, takes longer. Default: no limit.",
     ),
 ]
 MaxPixels = Annotated[
@@ -60,7 +60,7 @@ MaxPixels = Annotated[
     typer.Option(
         min=1,
         metavar="COUNT",
-        help="Refuse pictures of more pixels, and files larger than these explain. Default: "
+        help="Refuse pictures with more pixels, and files too large for so many pixels. Default: "
         "$TGEMS_MAX_PIXELS, else 52 million.",
     ),
 ]
@@ -68,10 +68,12 @@ IgnoreIcc = Annotated[
     bool,
     typer.Option(
         "--ignore-icc",
-        help="Leave colour profiles alone, exactly as open_clip does. Default: convert to sRGB.",
+        help="Ignore colour profiles, as open_clip does. Default: convert to sRGB.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only warnings and errors on standard error.")
+]
 
 
 def open_model(
@@ -84,9 +86,14 @@ def open_model(
     timeout: float | None = None,
     max_pixels: int | None = None,
 ) -> tuple[Classifier, str]:
-    """The file that was named, or the default, and a line that says which it is and what runs it.
+    """Open a model file, or the default one; return it with a line that describes it.
 
-    Without a timeout, Ctrl-C can still end what it does.
+    Without a timeout the time limit is infinite rather than None, so that Ctrl-C still ends a run.
+
+    Raises:
+        ModelFileError: the file cannot be opened.
+        InputError: the provider, the number of threads or the limit of pixels cannot be used.
+        MissingDependency: onnxruntime is not installed.
     """
     _return_freed_memory()
     path = model or default_model()
@@ -110,12 +117,12 @@ def open_model(
 
 
 def _return_freed_memory() -> None:
-    """Tells the C library to give freed memory back to the system at once; what is not glibc is left alone.
+    """Make glibc return freed memory to the system at once; do nothing with another C library.
 
-    As large blocks come and go, glibc keeps ever more of what is freed: after loading, two thirds of the size
-    of the model file. To state the limit it begins with stops that. It is the whole process that is told, so
-    a command may do this and the library must not; a program that loads models can be started with
-    MALLOC_TRIM_THRESHOLD_=131072 instead.
+    As large blocks are allocated and freed, glibc raises its limit on freed memory that it keeps: after
+    loading, two thirds of the size of the model file. Setting the limit to its initial value stops that. This
+    changes the whole process, so a command may do it and the library must not; a program that loads models
+    can be started with MALLOC_TRIM_THRESHOLD_=131072 instead.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)

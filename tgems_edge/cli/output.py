@@ -1,7 +1,7 @@
-"""Where the words of a command leave the process.
+"""Output of commands.
 
-Results go to standard output as lines of text in the terminal's encoding, or as JSON Lines in UTF-8
-whatever that is. All else goes to standard error. What is printed is made `printable` here.
+Results go to standard output, as lines of text in the terminal's encoding or as JSON Lines, which are always
+UTF-8. Everything else goes to standard error. All text is made `printable` here.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def print_lines(lines: Iterable[object]) -> None:
     """Print each item as one line of text on standard output.
 
     Raises:
-        InputError: standard output is closed, or cannot take it.
-        BrokenPipeError: its reader has gone.
+        InputError: standard output is closed or full.
+        BrokenPipeError: its reader has closed it.
     """
     text = "".join(printable(line) + "\n" for line in lines)
     with writing_results() as stream:
@@ -35,18 +35,18 @@ def print_lines(lines: Iterable[object]) -> None:
 
 
 def print_json(record: Any) -> None:
-    r"""Print a record as one line of JSON, in UTF-8 whatever the terminal's encoding is.
+    r"""Print a record as one line of JSON, in UTF-8 even if the terminal has another encoding.
 
-    Every reader of JSON can read it: a number that is not finite is null, and what a terminal would act on
-    is escaped. A byte of a file name that is not UTF-8 is `\udc80` to `\udcff`, Python's "surrogateescape":
-    `os.fsencode(json.loads(line)["image"])` gives the name back.
+    The line is strict JSON: a number that is not finite becomes null, and characters that control a terminal
+    are escaped. A byte of a file name that is not UTF-8 becomes `\udc80` to `\udcff`, as in Python's
+    "surrogateescape": `os.fsencode(json.loads(line)["image"])` returns the original name.
 
     Args:
-        record: of dicts, lists, tuples, texts, numbers, truth values and None.
+        record: dicts, lists, tuples, strings, numbers, booleans and None.
 
     Raises:
-        InputError: standard output is closed, or cannot take it.
-        BrokenPipeError: its reader has gone.
+        InputError: standard output is closed or full.
+        BrokenPipeError: its reader has closed it.
     """
     text = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
     line = UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n"
@@ -54,13 +54,13 @@ def print_json(record: Any) -> None:
         stream.flush()
         if buffer := getattr(stream, "buffer", None):
             buffer.write(line.encode())
-        else:  # text in memory, where somebody redirected it in Python
+        else:  # a text stream such as io.StringIO, put there by Python code
             stream.write(line)
         stream.flush()
 
 
 def print_note(message: object) -> None:
-    """Print one line on standard error; where that is closed or full, it is lost."""
+    """Print one line on standard error; do nothing if that is closed or full."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             sys.stderr.write(printable(message) + "\n")
@@ -68,17 +68,17 @@ def print_note(message: object) -> None:
 
 
 def report_error(message: object) -> None:
-    """Print an error as one line on standard error, whatever names are in it."""
+    """Print an error as one line on standard error."""
     print_note(f"error: {str(message).strip()}")
 
 
 @contextlib.contextmanager
 def writing_results() -> Iterator[TextIO]:
-    """Give standard output, and name it where it cannot be written.
+    """Yield standard output; an error in writing to it names it.
 
     Raises:
-        InputError: standard output is closed, or cannot take it.
-        BrokenPipeError: its reader has gone.
+        InputError: standard output is closed or full.
+        BrokenPipeError: its reader has closed it.
     """
     if sys.stdout is None or sys.stdout.closed:
         raise InputError(CLOSED)
@@ -87,7 +87,7 @@ def writing_results() -> Iterator[TextIO]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise InputError(f"standard output: {error.strerror or error}; send it elsewhere") from None
+        raise InputError(f"standard output: {error.strerror or error}; write to another file") from None
 
 
 def _finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`tgems-edge verify`: does this machine get what a model file records?"""
+"""`tgems-edge verify`: check that this machine reproduces the results recorded in a model file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tgems_edge.runtime.verification import TOLERANCE, SampleCheck, Stage, check
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 FINDING = 1
-REMEDIES: dict[Stage, str] = {
-    "decoding": "take the Pillow that pip installs",
-    "resizing": "take another Pillow",
+FIXES: dict[Stage, str] = {
+    "decoding": "install Pillow with pip, whose JPEG decoder may differ from that of the system's package",
+    "resizing": "install another version of Pillow",
     "inference": "try another onnxruntime or --provider, or export it for this processor (--target)",
 }
 
@@ -44,28 +44,28 @@ def verify(
     timeout: Timeout = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check that this machine gets what a model file records.
+    """Check that this machine reproduces the results of a model file.
 
-    First the file is held against its own digest. Then the samples in it are decoded, resized and run, and
-    each stage is held against what came out where the file was made.
+    The command first compares the file with its own digest. Then it decodes, resizes and runs the samples in
+    the file, and compares each stage with the results of the machine that exported it.
 
-    Exit code 3 where the digest does not hold, a label differs or a rate leaves the tolerance; 1 where only
-    pixels differ, as with another JPEG decoder, and all answers are the same.
+    Exit code 3 if the digest does not hold, a label differs, or a rate differs by more than the tolerance.
+    Exit code 1 if only pixels differ, as with another JPEG decoder, and all answers are the same.
 
     Example: tgems-edge verify model.onnx
     """
     reporter = Reporter(quiet=quiet)
-    asked = {"threads": threads, "provider": provider, "timeout": timeout}
-    codes = [_verify(path, asked, as_json, reporter) for path in models or [default_model()]]
+    options = {"threads": threads, "provider": provider, "timeout": timeout}
+    codes = [_verify(path, options, as_json, reporter) for path in models or [default_model()]]
     if any(codes):
         raise typer.Exit(max(codes))
 
 
-def _verify(path: Path, asked: dict[str, Any], as_json: bool, reporter: Reporter) -> int:
-    """Prints what was found out about one file; its exit code."""
+def _verify(path: Path, options: dict[str, Any], as_json: bool, reporter: Reporter) -> int:
+    """Verify one file, print the results and return the exit code."""
     try:
         check_unchanged(path)
-        classifier, description = open_model(path, **asked)
+        classifier, description = open_model(path, **options)
         reporter.say(description)
         samples = check_samples(classifier)
     except (ModelFileError, ParityError) as error:
@@ -83,16 +83,19 @@ def _verify(path: Path, asked: dict[str, Any], as_json: bool, reporter: Reporter
 
 
 def _judge(path: Path, samples: Sequence[SampleCheck]) -> int:
-    """The exit code; where it is not 0, one line on standard error says why."""
+    """Return the exit code; if it is not 0, print the reason on standard error."""
     failed = [sample for sample in samples if not sample.reproduced]
     different = failed or [sample for sample in samples if sample.stage]
     if not different:
         return 0
     stages = Counter(sample.stage for sample in different if sample.stage)
     first = ", ".join(f"{stage} in {count} of {len(samples)} samples" for stage, count in stages.items())
-    remedies = "; ".join(REMEDIES[stage] for stage in stages)
-    what = f"other labels, or rates beyond {TOLERANCE:g}" if failed else "other pixels, but the same answers"
-    report_error(f"{path}: {what}; the first to differ is {first}: {remedies}")
+    fixes = "; ".join(FIXES[stage] for stage in stages)
+    if failed:
+        what = f"labels differ, or rates differ by more than {TOLERANCE:g}"
+    else:
+        what = "pixels differ, but all answers are the same"
+    report_error(f"{path}: {what}; first difference: {first}; {fixes}")
     return ParityError.exit_code if failed else FINDING
 
 

@@ -1,5 +1,5 @@
-"""Whether a machine is fit to run a model file, and what to do where it is not.
+"""Diagnosis of a machine: is it fit to run a model file, and if not, how to fix it.
 
-In reading order: `probe` tries what might crash in another process, `failures` explains how that ended,
-`checks` turns it and what `tgems_edge.machine` read into sentences, `examination` does all of it.
+In reading order: `probe` runs onnxruntime in another process, which may crash; `failures` explains why it
+failed; `checks` judges the machine and the runtime; `diagnosis` puts them together.
 """

@@ -1,7 +1,7 @@
-"""What was read and tried, in sentences: one for each thing that was looked at.
+"""Checks of a machine, its conditions and its runtime, each with a fix if it found a fault.
 
-What IR versions and opsets an onnxruntime takes is not in a table here, which would be out of date with its
-next version: the installed one is asked by loading the file, and its refusal names the newest it takes.
+There is no table of the IR versions and opsets that each onnxruntime supports: the next version would make it
+out of date. The probe loads the file instead, and the error of onnxruntime names the newest it supports.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tgems_edge.machine import Conditions, Machine
 __all__ = ["Check", "check"]
 
 MODEL_STEPS = ("model", "load", "run")
-OLDEST = (1, 17)  # onnxruntime that the package is tested with
-HOT = 80  # degrees, at which a Raspberry Pi slows down; others do a little later
+OLDEST = (1, 17)  # oldest onnxruntime that the package is tested with
+HOT = 80  # degrees Celsius, at which a Raspberry Pi slows down; other boards do a little later
 
-# Processor features that multiply INT8 without a detour over 16 bits.
+# Processor features that multiply INT8 without an intermediate step in 16 bits.
 VNNI = {"avx_vnni", "avx512_vnni", "amx_int8"}
 DOT_PRODUCT = "asimddp"
 
@@ -34,15 +34,15 @@ STEADY_CLOCK = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """One check and its result."""
 
     name: str
-    what: str  # was found
-    fix: str | None = None  # None: nothing is wrong
+    what: str  # what was found
+    fix: str | None = None  # None if nothing is wrong
 
 
 def check(machine: Machine, conditions: Conditions, runtime: Runtime) -> Iterator[Check]:
-    """What was read and tried, in sentences."""
+    """Yield all checks of a machine, its conditions and its runtime."""
     return chain(
         _system(machine),
         _onnxruntime(machine, runtime),
@@ -64,12 +64,12 @@ def _system(machine: Machine) -> Iterator[Check]:
     cores = f"{machine.cores} cores"
     if machine.threads != machine.cores:
         cores += f" with {machine.threads} threads"
-    features = " ".join(machine.features) or "which does not show its features"
+    features = " ".join(machine.features) or "features unknown"
     yield Check("processor", f"{machine.processor or machine.architecture}, {cores}, {features}")
 
 
 def _onnxruntime(machine: Machine, runtime: Runtime) -> Iterator[Check]:
-    """That it can be imported, and is none that is known to be bad."""
+    """Check that onnxruntime can be imported, and that its version has no known fault here."""
     for failure in runtime.failures:
         if failure.step not in MODEL_STEPS:
             yield Check(failure.step, *explain(failure, machine, runtime))
@@ -77,8 +77,8 @@ def _onnxruntime(machine: Machine, runtime: Runtime) -> Iterator[Check]:
         names = [package.split()[0] for package in runtime.packages]
         yield Check(
             "onnxruntime",
-            f"{' and '.join(names)} are installed over each other",
-            f"pip uninstall -y {' '.join(names)}, then install the one you want",
+            f"{' and '.join(names)} are installed in the same place",
+            f"pip uninstall -y {' '.join(names)}, then install one of them",
         )
     version = runtime.onnxruntime
     if version is None:
@@ -88,7 +88,7 @@ def _onnxruntime(machine: Machine, runtime: Runtime) -> Iterator[Check]:
     elif version == "1.21.0" and machine.architecture == "aarch64":  # 23957, 24112
         yield Check(
             "onnxruntime",
-            f"{version} dies of an illegal instruction on a Raspberry Pi 4 and other older ARM processors",
+            f"{version} crashes with an illegal instruction on a Raspberry Pi 4 and older ARM processors",
             another_version(runtime),
         )
     else:
@@ -96,7 +96,7 @@ def _onnxruntime(machine: Machine, runtime: Runtime) -> Iterator[Check]:
 
 
 def _model(machine: Machine, runtime: Runtime) -> Iterator[Check]:
-    """That it can be read, loaded and run: onnxruntime itself says what is too new for it."""
+    """Check that the model can be read, loaded and run."""
     failures = [failure for failure in runtime.failures if failure.step in MODEL_STEPS]
     if model := runtime.model:
         made = model.precision + (f" for {model.target}" if model.target else "")
@@ -108,12 +108,12 @@ def _model(machine: Machine, runtime: Runtime) -> Iterator[Check]:
 
 
 def _parse(version: str) -> tuple[int, ...]:
-    """(1, 21, 0) of "1.21.0+cu126"."""
+    """Return (1, 21, 0) for "1.21.0+cu126"."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def _int8(machine: Machine, runtime: Runtime) -> Iterator[Check]:
-    """Whether this processor is what an INT8 file was made for."""
+    """Check that this processor suits the target of an INT8 file."""
     target = runtime.model.target if runtime.model else None
     features = set(machine.features)
     if target is None or not features:
@@ -121,7 +121,7 @@ def _int8(machine: Machine, runtime: Runtime) -> Iterator[Check]:
     if machine.architecture == "x86_64" and target in EIGHT_BITS and not features & VNNI:
         yield Check(
             "int8",
-            f"made for {target}; without VNNI, sums of two products overflow and answers may be wrong",
+            f"made for {target}; this processor has no VNNI, so sums may overflow and answers may be wrong",
             "export it again with --target x86 or generic",
         )
     elif machine.architecture == "aarch64" and target in UNSIGNED:
@@ -133,8 +133,8 @@ def _int8(machine: Machine, runtime: Runtime) -> Iterator[Check]:
     elif machine.architecture == "aarch64" and DOT_PRODUCT not in features:
         yield Check(
             "int8",
-            "this processor has no dot product of INT8, which may be no faster than fp32",
-            "compare with a file that is exported without --precision int8: tgems-edge bench A.onnx B.onnx",
+            "this processor has no dot product instruction for INT8, which may be no faster than fp32",
+            "compare with a file exported without --precision int8: tgems-edge bench A.onnx B.onnx",
         )
     else:
         yield Check("int8", f"made for {target}, which suits this processor")
@@ -145,10 +145,10 @@ def _fp16(machine: Machine, runtime: Runtime) -> Iterator[Check]:
         return
     if runtime.provider not in (None, "CPUExecutionProvider"):
         return
-    what = "a CPU gains nothing from fp16"
+    what = "fp16 is no faster on a CPU"
     version = runtime.version
     if machine.architecture == "aarch64" and version and _parse(version) >= (1, 24, 1):
-        what += f", and on ARM this version may overflow in it ({version})"  # 32600
+        what += f", and may overflow in onnxruntime {version} on ARM"  # 32600
     yield Check("fp16", what, "export it with --precision fp32 or int8, or run it on a GPU with --provider")
 
 
@@ -157,8 +157,8 @@ def _provider(runtime: Runtime) -> Iterator[Check]:
         return
     used = _short(runtime.provider)
     others = [_short(name) for name in runtime.providers if _short(name) not in (used, "Azure")]  # no device
-    also = f"; with --provider also {', '.join(others)}" if others else ", the only one"
-    yield Check("provider", used + also)
+    choices = f"; --provider can also be {', '.join(others)}" if others else ", the only one"
+    yield Check("provider", used + choices)
 
 
 def _short(provider: str) -> str:
@@ -171,27 +171,28 @@ def _threads(machine: Machine, runtime: Runtime) -> Iterator[Check]:
     if runtime.threads > machine.cores:
         yield Check(
             "threads",
-            f"{runtime.threads} on {machine.cores} cores, so that they wait for each other",
+            f"{runtime.threads} on {machine.cores} cores, so threads wait for each other",
             f"unset TGEMS_NUM_THREADS, or set it to {machine.cores}",
         )
     else:
-        waiting = "spin, which burns a core each" if runtime.spinning else "sleep"
-        yield Check("threads", f"{runtime.threads} on {machine.cores} cores; those that wait {waiting}")
+        waiting = "keep a core busy each" if runtime.spinning else "sleep"
+        yield Check("threads", f"{runtime.threads} on {machine.cores} cores; waiting threads {waiting}")
 
 
 def _memory(machine: Machine, conditions: Conditions, runtime: Runtime) -> Iterator[Check]:
-    """What running the model once took, which was measured, against what is there."""
+    """Compare the memory that running the model once took with the free memory."""
     if not machine.memory:
         return
     needed = runtime.peak_memory
     swap = f"{_bytes(machine.swap)} of swap" if machine.swap else "no swap"
-    there = f"{_bytes(conditions.free)} of {_bytes(machine.memory)} free, {swap}"
+    available = f"{_bytes(conditions.free)} of {_bytes(machine.memory)} free, {swap}"
     if needed is None:
-        yield Check("memory", there)
+        yield Check("memory", available)
     elif needed > conditions.free:
-        yield Check("memory", f"{_bytes(needed)} needed, {there}: it is swapped out or killed", LESS_MEMORY)
+        what = f"{_bytes(needed)} needed, {available}: the system will swap or kill the process"
+        yield Check("memory", what, LESS_MEMORY)
     else:
-        yield Check("memory", f"{_bytes(needed)} needed to classify a picture, {there}")
+        yield Check("memory", f"{_bytes(needed)} needed to classify a picture, {available}")
 
 
 def _bytes(size: int) -> str:
@@ -200,7 +201,7 @@ def _bytes(size: int) -> str:
 
 def _clock(machine: Machine, conditions: Conditions) -> Iterator[Check]:
     governor = conditions.governor
-    if governor == "powersave" and machine.architecture != "x86_64":  # there it follows the load
+    if governor == "powersave" and machine.architecture != "x86_64":  # on x86_64 it follows the load
         yield Check("clock", "powersave keeps the clock at its lowest", STEADY_CLOCK)
     elif governor == "performance":
         yield Check("clock", "performance keeps the clock at its highest")
@@ -218,12 +219,13 @@ def _power(conditions: Conditions) -> Iterator[Check]:
         yield Check("power", "never throttled since boot")
         return
     reasons = ", ".join(conditions.throttled)
-    starved = "under-voltage" in reasons or "over-current" in reasons
-    yield Check("power", reasons, "take a stronger supply and a short cable" if starved else "cool it")
+    weak_supply = "under-voltage" in reasons or "over-current" in reasons
+    fix = "use a stronger power supply and a short cable" if weak_supply else "cool it"
+    yield Check("power", reasons, fix)
 
 
 def _temperature(conditions: Conditions) -> Iterator[Check]:
     if conditions.celsius is not None:
         hot = conditions.celsius >= HOT
-        fix = "cool it with a heat sink or a fan: it slows down when it is hot" if hot else None
+        fix = "cool it with a heat sink or a fan: a hot processor slows down" if hot else None
         yield Check("temperature", f"{conditions.celsius:.0f} degrees", fix)

@@ -1,7 +1,7 @@
-"""Tries onnxruntime on a model in another process, which may die of it.
+"""Run a model with onnxruntime in another process, which may crash.
 
-`tgems_edge.doctor.probe [MODEL]` is that process: after each of STEPS it prints a JSON object, so
-that whoever started it (`try_runtime`) knows what the step found out, or at which one the process died.
+`tgems_edge.doctor.probe [MODEL]` is that process. It prints a JSON object after each of STEPS, so that
+`try_runtime`, which started it, knows the facts of each step and the step at which it crashed.
 """
 
 from __future__ import annotations
@@ -23,59 +23,59 @@ from tgems_edge.machine import observe, own_peak_memory
 __all__ = ["STEPS", "Failure", "ModelFacts", "Runtime", "try_runtime"]
 
 STEPS = ("numpy", "model", "onnxruntime", "load", "run")
-LAST_WORDS = 2000  # characters
-SECONDS = 300.0  # for all steps; a large model on a slow card takes more than one minute
+MOST_OUTPUT = 2000  # characters of standard error that are kept
+SECONDS = 300.0  # for all steps; a large model on slow storage takes more than one minute
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a file says of itself, without onnxruntime."""
+    """Facts about a model file that are read without onnxruntime."""
 
     path: str
     size: int  # bytes
     ir_version: int
     opset: int
     precision: str
-    target: str | None  # the processor that INT8 was made for
+    target: str | None  # the processor that an INT8 file was made for
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A step that did not succeed."""
+    """A step that failed."""
 
     step: str  # one of STEPS
     kind: Literal["advice", "exception", "death", "time"]  # advice: one of our errors, which names the fix
-    reason: str  # an exception's type, or -signal or exit code of the process
-    message: str  # the exception's, or the last words of the process
+    reason: str  # type of the exception; or exit code of the process, -signal after a signal
+    message: str  # message of the exception; or the end of the process's standard error
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What the steps found out; what none of them did is None, or empty."""
+    """The facts of all steps; a fact that no step reached is None or empty."""
 
-    packages: tuple[str, ...]  # those installed that bring an onnxruntime, with their versions
+    packages: tuple[str, ...]  # installed packages that provide onnxruntime, with their versions
     numpy: str | None = None  # its version
     model: ModelFacts | None = None
     onnxruntime: str | None = None  # its version
-    providers: tuple[str, ...] = ()  # that this onnxruntime has
-    provider: str | None = None  # that the model runs on
+    providers: tuple[str, ...] = ()  # execution providers of this onnxruntime
+    provider: str | None = None  # the execution provider that the model runs on
     threads: int | None = None
-    spinning: bool | None = None  # whether threads that wait keep a core busy
-    peak_memory: int | None = None  # bytes, of a process that runs the model once, with all it imports
+    spinning: bool | None = None  # whether waiting threads keep a core busy
+    peak_memory: int | None = None  # bytes, of a process that runs the model once, imports included
     failures: tuple[Failure, ...] = ()
 
     @property
     def version(self) -> str | None:
-        """Of onnxruntime; where it cannot be imported, that of its package."""
+        """Return the version of onnxruntime, or of its package if it cannot be imported."""
         return self.onnxruntime or (self.packages[0].split()[1] if self.packages else None)
 
 
 def try_runtime(model: Path | None = None, *, seconds: float = SECONDS) -> Runtime:
-    """Imports onnxruntime, and loads and runs a model once, in another process.
+    """Import onnxruntime, load a model and run it once, in another process.
 
     Args:
-        model: the file; default as for every command.
-        seconds: after which that process is ended.
+        model: the model file; default: the one that every command uses.
+        seconds: time limit, after which the process is killed.
     """
     in_time = True
     with start_child(
@@ -87,20 +87,20 @@ def try_runtime(model: Path | None = None, *, seconds: float = SECONDS) -> Runti
         errors="replace",
     ) as process:
         try:
-            said, complaints = process.communicate(timeout=seconds)
+            output, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             in_time = False
             process.kill()
-            said, complaints = process.communicate()
-    steps = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+            output, errors = process.communicate()
+    steps = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     facts: dict[str, Any] = {}
     for step in steps:
         facts |= step["facts"]
     failures = [Failure(**step["failure"]) for step in steps if step["failure"]]
     if process.returncode:
-        last = STEPS[min(len(steps), len(STEPS) - 1)]  # after all of them it died while it ended
+        last = STEPS[min(len(steps), len(STEPS) - 1)]  # a crash at exit comes after all steps
         kind: Literal["death", "time"] = "death" if in_time else "time"
-        failures.append(Failure(last, kind, str(process.returncode), complaints.strip()[-LAST_WORDS:]))
+        failures.append(Failure(last, kind, str(process.returncode), errors.strip()[-MOST_OUTPUT:]))
     if facts.get("model"):
         facts["model"] = ModelFacts(**facts["model"])
     facts["providers"] = tuple(facts.get("providers", ()))
@@ -113,28 +113,29 @@ def _installed() -> Iterable[str]:
 
 
 def main() -> None:
-    """The other process."""
-    named = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    """Run the steps in this process."""
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     if not _step("numpy", _import_numpy):
         return
-    model = _step("model", partial(_read_model, named))
+    model = _step("model", partial(_read_model, path))
     if _step("onnxruntime", _import_onnxruntime) and model:
-        opened = _Opened(Path(model["model"]["path"]))
-        if _step("load", opened.load):
-            _step("run", opened.run)
+        trial = _ModelTrial(Path(model["model"]["path"]))
+        if _step("load", trial.load):
+            _step("run", trial.run)
 
 
-def _step(name: str, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Does one step and prints what it found; that is empty if the step failed."""
+def _step(name: str, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run one step and print its facts; return them, or {} if the step failed."""
     facts: dict[str, Any] = {}
     failure = None
     try:
-        facts = act()
-    except Exception as error:  # whatever it is: explaining it is what the other side is for
+        facts = action()
+    except Exception as error:  # of any type: the parent process explains it
         kind: Literal["advice", "exception"] = "advice" if isinstance(error, TgemsError) else "exception"
         failure = asdict(Failure(name, kind, type(error).__name__, " ".join(str(error).split())))
     line = json.dumps({"facts": facts, "failure": failure})
-    sys.stdout.buffer.write(line.encode() + b"\n")  # whatever PYTHONIOENCODING is
+    # Bytes, because PYTHONIOENCODING may have changed the encoding of standard output.
+    sys.stdout.buffer.write(line.encode() + b"\n")
     sys.stdout.buffer.flush()
     return facts
 
@@ -145,11 +146,11 @@ def _import_numpy() -> dict[str, Any]:
     return {"numpy": numpy.__version__}
 
 
-def _read_model(named: Path | None) -> dict[str, Any]:
+def _read_model(model: Path | None) -> dict[str, Any]:
     from tgems_edge.model_file.default import default_model
     from tgems_edge.model_file.gate import check_model_file
 
-    path = named or default_model()
+    path = model or default_model()
     checked, card = check_model_file(path)
     header = checked.header
     target = card.quantisation.target if card.quantisation else None
@@ -159,13 +160,13 @@ def _read_model(named: Path | None) -> dict[str, Any]:
 
 
 def _import_onnxruntime() -> dict[str, Any]:
-    import onnxruntime  # not by way of a session: how this alone fails is what we want to know
+    import onnxruntime  # directly, because the step tests this import alone
 
     return {"onnxruntime": onnxruntime.__version__, "providers": onnxruntime.get_available_providers()}
 
 
-class _Opened:
-    """A model that is loaded, then run."""
+class _ModelTrial:
+    """The steps that load a model and run it once."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -176,8 +177,8 @@ class _Opened:
         size, free = self._path.stat().st_size, observe().free
         if 0 < free < size:
             raise InputError(
-                f"{self._path}: its {size / 1e6:.0f} MB do not fit into the {free / 1e6:.0f} MB of memory "
-                "that are free; end other programs, or export it with --precision int8 or an earlier --layer"
+                f"{self._path}: its {size / 1e6:.0f} MB do not fit into the {free / 1e6:.0f} MB of free "
+                "memory; end other programs, or export it with --precision int8 or an earlier --layer"
             )
         self._classifier = Classifier(self._path)
         session = self._classifier.session

@@ -18,8 +18,8 @@ from tgems_edge.printable import shortened
 if TYPE_CHECKING:
     from tgems_edge.model_file.card import Accuracy, Card, Dynamic, Quantisation
     from tgems_edge.progress import Reporter
-    from tgems_export.catalogue import Architecture
-    from tgems_export.freeze import Frozen
+    from tgems_export.encoders.catalogue import Architecture
+    from tgems_export.exporting.freeze import Frozen
 
 MOST_CLASSES = 20  # that are named
 
@@ -71,7 +71,10 @@ def export(
     ] = None,
     input_: Annotated[
         Literal["pixels", "image"],
-        typer.Option("--input", help="image: the graph takes any picture and resizes it itself."),
+        typer.Option(
+            "--input",
+            help="image: the graph takes any picture and resizes it itself; not for OpenVINO's own reader.",
+        ),
     ] = "pixels",
     precision: Annotated[
         Literal["fp32", "fp16", "int8", "int8-dynamic"],
@@ -134,11 +137,11 @@ def export(
     """
     from tgems_edge.progress import Reporter
     from tgems_edge.runtime.decoding.limits import set_limit
-    from tgems_export.drafts import Dynamics, Form
-    from tgems_export.freeze import freeze, load_exits
+    from tgems_export.encoders.prompts import read_class_file
+    from tgems_export.exporting.drafts import Dynamics, Form
+    from tgems_export.exporting.freeze import freeze, load_exits
+    from tgems_export.exporting.quantization.search import Limits
     from tgems_export.outputs import check_output_file
-    from tgems_export.prompts import read_class_file
-    from tgems_export.quantisation.search import Limits
 
     set_limit(max_pixels)
     reporter = Reporter(quiet=quiet)
@@ -203,7 +206,7 @@ def _read_exits(text: str | None) -> list[int]:
 
 
 def _list_models(reporter: Reporter, as_json: bool) -> None:
-    from tgems_export.catalogue import list_architectures
+    from tgems_export.encoders.catalogue import list_architectures
 
     for architecture in list_architectures(reporter):
         if as_json:
@@ -262,6 +265,7 @@ def _as_lines(frozen: Frozen, seconds: float) -> list[str]:
             f"   resizing  in the graph: {card.resizing.pixels_within_1:.2%} of pixels within one grey level "
             f"of Pillow's, {card.resizing.label_agreement:.1%} equal labels"
         )
+        lines.append("             with onnxruntime; OpenVINO's own reader resizes otherwise: give it pixels")
     if card.calibration:
         lines.append(
             f"   calibrated on {card.calibration.images} pictures, "

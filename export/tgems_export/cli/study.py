@@ -73,10 +73,10 @@ def study(
     """
     from tgems_edge.progress import Reporter
     from tgems_edge.runtime.decoding.limits import set_limit
-    from tgems_export.devices import choose_device
-    from tgems_export.encoder import load_encoder
+    from tgems_export.encoders.devices import choose_device
+    from tgems_export.encoders.encoder import load_encoder
+    from tgems_export.encoders.prompts import load_templates
     from tgems_export.outputs import check_output_folder
-    from tgems_export.prompts import load_templates
     from tgems_export.study.material import Folders
     from tgems_export.study.noise_report import make_noise_report
     from tgems_export.study.plan import Plan

@@ -84,18 +84,20 @@ def train(
     from tgems_edge.progress import Reporter
     from tgems_edge.runtime.decoding.limits import set_limit
     from tgems_edge.sources.data import read_labelled, read_unlabelled, refuse_splits, report_left_out
-    from tgems_export.devices import choose_device
-    from tgems_export.encoder import load_encoder
-    from tgems_export.heads import Plan, train_heads
+    from tgems_export.encoders.devices import choose_device
+    from tgems_export.encoders.encoder import load_encoder
+    from tgems_export.encoders.prompts import load_templates, read_class_file
+    from tgems_export.heads.learning import TrainingSettings, train_heads
+    from tgems_export.heads.registry import KINDS
     from tgems_export.outputs import check_output_folder
-    from tgems_export.prompts import load_templates, read_class_file
-    from tgems_export.ssa import SsaSettings
-    from tgems_export.training import Settings
 
-    of_tgem: dict[str, Any] = {"k": k, "epochs": epochs, "loss": loss}
-    of_tgem = {name: value for name, value in of_tgem.items() if value is not None}
-    if head_kind == "ssa" and of_tgem:
-        raise InputError(f"--{next(iter(of_tgem))}: of a T-GEM only; leave it out with --head-kind ssa")
+    kind = KINDS[head_kind]
+    options: dict[str, Any] = {"k": k, "epochs": epochs, "loss": loss}
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in options:
+        if name not in kind.settings.options:
+            owner = next(other.title for other in KINDS.values() if name in other.settings.options)
+            raise InputError(f"--{name}: of a {owner} only; leave it out with{kind.option}")
     check_output_folder(out)
     set_limit(max_pixels)
     reporter = Reporter(quiet=quiet)
@@ -109,16 +111,16 @@ def train(
         folder = read_labelled(data, listed.names, listed.folders) if listed else read_labelled(data)
         names = folder.classes
     report_left_out(folder, reporter)
-    plan = Plan(
+    settings = TrainingSettings(
         layers=tuple(dict.fromkeys(layer or [5])),
         classes=names,
         templates=load_templates(templates),
         labels=labels,
         pool=pool,
-        settings=SsaSettings(seed=seed) if head_kind == "ssa" else Settings(seed=seed, **of_tgem),
+        head=kind.make_settings(seed=seed, **options),
     )
     colour: Colour | None = None if ignore_icc else "srgb"
     clip = load_encoder(encoder, pretrained, device=choose_device(device), colour=colour)
-    print_lines(train_heads(clip, folder, plan, out, reporter, overwrite=overwrite))
-    kind = " --head-kind ssa" if head_kind == "ssa" else ""
-    reporter.say(f"next: tgems-edge export --layer {plan.layers[-1]}{kind} --head {shlex.quote(str(out))}")
+    print_lines(train_heads(clip, folder, settings, out, reporter, overwrite=overwrite))
+    command = f"tgems-edge export --layer {settings.layers[-1]}{kind.option} --head {shlex.quote(str(out))}"
+    reporter.say(f"next: {command}")

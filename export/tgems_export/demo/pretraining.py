@@ -34,9 +34,9 @@ from tgems_edge.runtime.images import decode, to_pixels
 from tgems_export.demo.augmentation import Augmentation, change, mix
 from tgems_export.demo.packs import Pack
 from tgems_export.demo.vocabulary import Vocabulary, build_vocabulary
+from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
+from tgems_export.encoders.prompts import NAMED, class_embeddings
 from tgems_export.files import read_checked, write_atomically, write_checked
-from tgems_export.loading import DEMO_FOLDER
-from tgems_export.prompts import NAMED, class_embeddings
 
 __all__ = ["RECIPES", "Pictures", "Settings", "cross_entropy", "pretrain", "read_pictures"]
 

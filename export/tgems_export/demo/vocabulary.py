@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tgems_export.prompts import spoken
+from tgems_export.encoders.prompts import spoken
 
 __all__ = ["Vocabulary", "build_vocabulary"]
 

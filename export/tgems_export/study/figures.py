@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from tgems_edge.maths.metrics import coverage_interval
 from tgems_edge.maths.sets import COVERAGES
-from tgems_export.costs import Cost
+from tgems_export.encoders.towers.base import Pool
+from tgems_export.exporting.graph.costs import Cost
 from tgems_export.study.measures import right_answers
 from tgems_export.study.plan import (
     FULL,
@@ -32,7 +33,6 @@ from tgems_export.study.plan import (
 from tgems_export.study.rivals import FORMS, RIVALS, SAMPLES
 from tgems_export.study.subject import Subject
 from tgems_export.study.variations import Variation
-from tgems_export.towers import Pool
 
 __all__ = [
     "EARLY",

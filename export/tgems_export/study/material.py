@@ -21,16 +21,16 @@ from tgems_edge.sources.data import (
     refuse_shared,
     report_left_out,
 )
-from tgems_export.encoder import Encoder
-from tgems_export.features import Features, compute_features
-from tgems_export.prompts import (
+from tgems_export.encoders.encoder import Encoder
+from tgems_export.encoders.features import Features, compute_features
+from tgems_export.encoders.prompts import (
     Templates,
     check_class_names,
     class_embeddings,
     encode_prompts,
 )
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.splits import deal
-from tgems_export.towers import Pool
 
 __all__ = ["Folders", "Material", "Pictures", "gather"]
 

@@ -24,7 +24,6 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from tgems_edge.errors import DataError, ImageError
 from tgems_edge.model_file.card import Preprocessing
@@ -33,15 +32,15 @@ from tgems_edge.progress import Reporter
 from tgems_edge.runtime.images import read_pixels
 from tgems_edge.runtime.session import open_session
 from tgems_edge.sources.data import ImageFolder
-from tgems_export.blocks import Embedding, ResidualBlock
-from tgems_export.encoder import Encoder
-from tgems_export.graph import OPSETS, to_onnx
-from tgems_export.quantisation.equalisation import equalise
-from tgems_export.quantisation.products import find_products
-from tgems_export.quantisation.ranges import METHODS, Seen, observe
-from tgems_export.quantisation.recipe import Recipe, quantise
+from tgems_export.encoders.encoder import Encoder
+from tgems_export.exporting.graph.exit_graph import TowerGraph
+from tgems_export.exporting.graph.onnx_graph import OPSETS, to_onnx
+from tgems_export.exporting.quantization.equalisation import equalise
+from tgems_export.exporting.quantization.products import find_products
+from tgems_export.exporting.quantization.ranges import METHODS, Seen, observe
+from tgems_export.exporting.quantization.recipe import Recipe, quantise
 
-__all__ = ["RECIPES", "BlocksGraph", "Drift", "Noise", "Profile", "measure_noise", "read_halves"]
+__all__ = ["RECIPES", "Drift", "Noise", "Profile", "measure_noise", "read_halves"]
 
 LEAST_PICTURES = 32  # half of them find ranges, the other half measures
 MOST_PICTURES = 256  # every recipe runs on half of them, one at a time: a minute for the demo
@@ -51,30 +50,6 @@ RECIPES: dict[str, Recipe] = {
     **{method: Recipe(ranges=method) for method in METHODS},
     **{f"{method}, equalised": Recipe(ranges=method, equalised=True) for method in METHODS},
 }
-
-
-class BlocksGraph(nn.Module):
-    """An image tower, from pixels to the tokens behind every block."""
-
-    def __init__(self, encoder: Encoder):
-        """Of all its blocks."""
-        super().__init__()
-        tower = encoder.tower
-        self.embedding = Embedding(tower.stem(), encoder.preprocessing)
-        self.blocks = nn.ModuleList(ResidualBlock(tower.block(i)) for i in range(tower.blocks))
-        self.eval().requires_grad_(False)
-
-    @property
-    def outputs(self) -> list[str]:
-        """Names of what `forward` returns."""
-        return [f"tokens_{i}" for i in range(len(self.blocks) + 1)]
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """uint8 (B, H, W, 3) to z_0 to z_N, (L, B, D) each."""
-        tokens = [self.embedding(pixels)]
-        for block in self.blocks:
-            tokens.append(block(tokens[-1]))
-        return tuple(tokens)
 
 
 @dataclass(frozen=True)
@@ -142,9 +117,9 @@ def measure_noise(
         measured: others, on which the noise is measured.
         reporter: where progress goes.
     """
-    graph = BlocksGraph(encoder)
+    graph = TowerGraph(encoder, len(encoder.tower.points))
     reporter.say(f"writing all blocks of {encoder.id.name} as a graph")
-    model = to_onnx(graph, encoder.preprocessing.size, OPSETS.start, graph.outputs)
+    model = to_onnx(graph, encoder.preprocessing.size, OPSETS.start)
     exact = _open(model)
     sessions = {name: _open(quantised) for name, quantised in _quantised(model, observed, reporter)}
     drifts = {name: Drift() for name in sessions}

@@ -9,12 +9,12 @@ from functools import partial
 
 import numpy as np
 
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value
 from tgems_export.study.rivals import measure_rivals, measure_sampling, measure_zero_shot
 from tgems_export.study.subject import Subject
 from tgems_export.study.variations import Variation, measure_head
-from tgems_export.towers import Pool
 
 __all__ = [
     "FEW",

@@ -11,10 +11,10 @@ from typing import Any
 
 from tgems_edge.errors import DataError, InputError
 from tgems_edge.progress import Reporter
-from tgems_export.costs import Cost, count_exit, count_full
-from tgems_export.encoder import Encoder
+from tgems_export.encoders.encoder import Encoder
+from tgems_export.encoders.prompts import Templates
+from tgems_export.exporting.graph.costs import Cost, count_exit, count_full
 from tgems_export.files import write_atomically
-from tgems_export.prompts import Templates
 from tgems_export.study import plots, statements, tables
 from tgems_export.study.figures import Study
 from tgems_export.study.material import Folders, Material, gather
@@ -67,7 +67,7 @@ def make_report(
         DataError: a folder that cannot be used, or K too large.
         InputError: something else is in the way.
     """
-    encoder.check_layer(plan.layer)
+    encoder.point(plan.layer)
     if plan.k > encoder.width:
         raise DataError(f"--k {plan.k}: at most {encoder.width}, the width of {encoder.id.name}")
     if out.exists() and not out.is_dir():

@@ -20,10 +20,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from tgems_edge.maths.rates import RateForm, class_rates
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value, measure_answers
 from tgems_export.study.variations import training_members
-from tgems_export.towers import Pool
 
 __all__ = ["RIVALS", "SAMPLES", "measure_rivals", "measure_sampling", "measure_zero_shot", "sampling"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.study.material import Material
-from tgems_export.towers import Pool
 
 __all__ = ["Subject"]
 

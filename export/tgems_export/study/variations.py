@@ -13,15 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tgems_export.head import Head
-from tgems_export.health import examine
-from tgems_export.losses import LossName
-from tgems_export.prompts import class_embeddings, teacher_targets
+from tgems_export.encoders.prompts import class_embeddings, teacher_targets
+from tgems_export.encoders.towers.base import Pool
+from tgems_export.heads.health import examine
+from tgems_export.heads.losses import LossName
+from tgems_export.heads.tgem import TGemHead
+from tgems_export.heads.tgem_training import TGemSettings, train_tgem_head
+from tgems_export.heads.training import TrainingSet, predict
 from tgems_export.splits import split
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value, measure_answers, measure_certainty
-from tgems_export.towers import Pool
-from tgems_export.training import Settings, TrainingSet, predict, train_head
 
 __all__ = ["Variation", "measure_head", "training_members"]
 
@@ -59,7 +60,7 @@ class Variation:
         return ", ".join([f"layer {self.layer}", self.pool, f"seed {self.seed}", f"k {self.k}", *unusual])
 
 
-class _Unprojected(Head):
+class _Unprojected(TGemHead):
     """A head without Jumper: the T-GEM describes the activation itself, all of its D dimensions.
 
     Standardised, as the Jumper's output is; otherwise the floor under sigma would mean something else.
@@ -113,7 +114,7 @@ def measure_head(material: Material, variation: Variation) -> Iterator[tuple[str
     )
 
 
-def _train(material: Material, variation: Variation) -> tuple[Head, tuple[Tensor, Tensor]]:
+def _train(material: Material, variation: Variation) -> tuple[TGemHead, tuple[Tensor, Tensor]]:
     """The head, and the pictures (m, D) and labels (m,) that watched."""
     train, watch = training_members(material, variation.seed, variation.per_class)
     activations = material.training.activations(variation.layer, variation.pool)
@@ -124,7 +125,7 @@ def _train(material: Material, variation: Variation) -> tuple[Head, tuple[Tensor
     else:
         targets = nn.functional.one_hot(labels, len(material.classes)).float()
     prompts = _prompts(material, variation)
-    settings = Settings(k=variation.k, loss=variation.loss, seed=variation.seed)
+    settings = TGemSettings(k=variation.k, loss=variation.loss, seed=variation.seed)
     data = TrainingSet(
         activations=activations[train],
         targets=targets[train],
@@ -135,8 +136,8 @@ def _train(material: Material, variation: Variation) -> tuple[Head, tuple[Tensor
     )
     epochs = _epochs(settings, variation.passes, len(train))
     settings = dataclasses.replace(settings, epochs=epochs)
-    make = Head if variation.jumper else _Unprojected
-    head = train_head(data, settings, layer=variation.layer, make=make)
+    make = TGemHead if variation.jumper else _Unprojected
+    head = train_tgem_head(data, settings, layer=variation.layer, make=make)
     return head, (data.validation_activations, data.validation_labels)
 
 
@@ -144,14 +145,14 @@ def _prompts(material: Material, variation: Variation) -> Tensor:
     return material.prompts if variation.templates == "all" else material.prompts[:, :1]
 
 
-def _epochs(settings: Settings, epochs: int, pictures: int) -> int:
+def _epochs(settings: TGemSettings, epochs: int, pictures: int) -> int:
     """More passes over a handful of pictures, so that it is not starved of steps."""
     steps = math.ceil(pictures / settings.least_batch)
     return epochs * max(1, settings.steps_per_epoch // steps)
 
 
 def _measure_health(
-    material: Material, head: Head, text: Tensor, unseen: Tensor
+    material: Material, head: TGemHead, text: Tensor, unseen: Tensor
 ) -> Iterator[tuple[str, Value]]:
     labels = torch.from_numpy(material.evaluation.labels)
     held_out = material.held_out_text

@@ -1,4 +1,4 @@
-"""`tgems-edge bench`: what it measures, in turn and in processes of its own, and what it says of the rest."""
+"""`tgems-edge bench`: interleaved runs, start-up in child processes, the printed tables, and errors."""
 
 import json
 import random
@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tgems_edge.bench import fresh
-from tgems_edge.bench.album import draw_album, find_album
-from tgems_edge.bench.contenders import Contender
+from tgems_edge.bench import cold_start
+from tgems_edge.bench.candidates import Candidate
+from tgems_edge.bench.pictures import draw_pictures, pictures_from_folder
 from tgems_edge.bench.report import Platform, Quantiles
-from tgems_edge.bench.steady import run_in_turn
+from tgems_edge.bench.steady_state import run_interleaved
 from tgems_edge.cli import app
 from tgems_edge.cli.bench_table import warnings
 from tgems_edge.errors import DataError, ModelFileError
@@ -30,7 +30,7 @@ QUIET = Reporter(quiet=True)
 
 
 def bench(*arguments):
-    """The finished command; any exception but the command's own end fails the test."""
+    """Return the finished command; an exception other than the command's exit fails the test."""
     options = ["--seconds", "0.2", "--threads", "1", *map(str, arguments)]
     return CliRunner().invoke(app, ["bench", *options], catch_exceptions=False)
 
@@ -42,13 +42,13 @@ def folder(tmp_path, monkeypatch):
 
 
 def with_sample(card, rates):
-    """A card whose sample is a picture of noise with these rates."""
+    """Return a card whose only sample is a noise picture with these rates."""
     return replace(card, samples=(Sample("noise", "1", "cd" * 32, "cd" * 32, rates),))
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Of the built-in file beside a copy of itself."""
+    """Return the report of the built-in file and a copy of it."""
     copy = shutil.copy(built_in_model(), tmp_path_factory.mktemp("models") / "copy.onnx")
     done = bench(built_in_model(), "--model", copy, "--batch", 1, "--batch", 3, "--json", "--quiet")
     assert done.exit_code == 0
@@ -235,7 +235,7 @@ class TestBadInput:
         done = bench(colour_model(card), "--against", "full")
         assert (done.exit_code, done.stdout) == (2, "")
         said = done.stderr.splitlines()[-1]
-        assert "is not loaded on a file's word; if you trust it: " in said
+        assert "is not loaded automatically; if you trust it: " in said
         assert f"make_tower full {shlex.quote(encoder)} full.onnx" in said
 
 
@@ -251,15 +251,15 @@ class TestFreshProcesses:
     def test_what_ends_one_ends_nothing_else(self, folder, monkeypatch, body, said):
         (folder / "doomed.py").write_text(body)
         monkeypatch.syspath_prepend(folder)
-        monkeypatch.setattr(fresh, "CHILD", "doomed")
-        entry = fresh.Entry("model", built_in_model(), None)
+        monkeypatch.setattr(cold_start, "CHILD", "doomed")
+        entry = cold_start.MeasuredFile("model", built_in_model(), None)
         with pytest.raises(ModelFileError) as caught:
-            fresh.look(entry, 1, [])
+            cold_start.probe(entry, 1, [])
         assert said in str(caught.value)
 
 
-class Sleeper(Contender):
-    """Takes its time, and remembers what it was given."""
+class Sleeper(Candidate):
+    """A candidate that sleeps for a given time and records its inputs."""
 
     def __init__(self, seconds):
         self.seconds, self.seen = seconds, []
@@ -278,14 +278,14 @@ class Sleeper(Contender):
 class TestInTurn:
     def test_all_see_the_same_pictures_and_the_ratio_is_that_of_their_times(self, folder):
         slow, fast = Sleeper(0.03), Sleeper(0.01)
-        runs = run_in_turn([slow, fast], draw_album(folder, QUIET), 2, 0.2)
+        runs = run_interleaved([slow, fast], draw_pictures(folder, QUIET), 2, 0.2)
         assert slow.seen == fast.seen and len(slow.seen) > len(runs[0].runs)  # and a warm-up
         assert 2 < runs[1].times_faster(runs[0], "inference") < 3.1
         assert 1 < runs[1].times_faster(runs[0]) < runs[1].times_faster(runs[0], "inference")
         assert runs[0].times_faster(runs[0]) == 1
 
     def test_three_rounds_are_the_least(self, folder):
-        (runs,) = run_in_turn([Sleeper(0)], draw_album(folder, QUIET), 1, 1e-6)
+        (runs,) = run_interleaved([Sleeper(0)], draw_pictures(folder, QUIET), 1, 1e-6)
         assert len(runs.runs) == 3
 
 
@@ -301,22 +301,21 @@ class TestFigures:
     def test_drawn_pictures_are_the_same_again(self, tmp_path):
         for name in ("one", "other"):
             (tmp_path / name).mkdir()
-            draw_album(tmp_path / name, QUIET)
+            draw_pictures(tmp_path / name, QUIET)
         one, other = (sorted((tmp_path / name).iterdir()) for name in ("one", "other"))
         assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
         assert len({path.read_bytes() for path in one}) == len(one) == 8
 
-    def test_an_album_goes_round(self, folder, draw):
+    def test_pictures_start_over_when_all_were_taken(self, folder, draw):
         for seed in range(3):
             draw(seed, 20, 20).save(folder / f"{seed}.png")
-        album = find_album(folder, QUIET)
-        taken = album.take(7)
+        taken = pictures_from_folder(folder, QUIET).take(7)
         assert sorted(taken[:3]) == sorted(taken[3:6]) and taken[6] == taken[0]
 
-    def test_an_album_of_which_nothing_can_be_read_is_refused(self, folder):
+    def test_a_folder_of_unreadable_pictures_is_refused(self, folder):
         (folder / "picture.png").write_bytes(b"no picture")
         with pytest.raises(DataError, match="none of the pictures can be read"):
-            find_album(folder, QUIET).take(1)
+            pictures_from_folder(folder, QUIET).take(1)
 
 
 class TestWarnings:

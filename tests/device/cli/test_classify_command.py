@@ -1,4 +1,4 @@
-"""`tgems-edge classify`: what goes to standard output, what to standard error, and the exit code."""
+"""`tgems-edge classify`: its results, its messages and its exit codes."""
 
 import json
 import os
@@ -28,19 +28,19 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pictures(draw, folder):
-    """Four pictures in a tree, among other files."""
+    """Return four pictures in a tree that has other files too."""
     names = ["b.png", "a.jpg", "sub/c.webp", "sub/deep/d.bmp"]
-    (folder / "album/sub/deep").mkdir(parents=True)
+    (folder / "photos/sub/deep").mkdir(parents=True)
     for seed, name in enumerate(names):
-        draw(seed, 40, 30).save(folder / "album" / name)
+        draw(seed, 40, 30).save(folder / "photos" / name)
     for name in ("notes.txt", ".hidden.png", "sub/model.onnx"):
-        (folder / "album" / name).write_text("not a picture")
-    return [f"album/{name}" for name in sorted(names)]
+        (folder / "photos" / name).write_text("not a picture")
+    return [f"photos/{name}" for name in sorted(names)]
 
 
 @pytest.fixture
 def classify():
-    """classify(*arguments): the finished command; any exception but the command's own end fails the test."""
+    """classify(*arguments): run the command; an exception other than its exit fails the test."""
 
     def classify(*arguments, stdin=None):
         return CliRunner().invoke(
@@ -55,7 +55,7 @@ def rows(done):
 
 
 def in_a_process(*arguments, **environment):
-    """The command as a user starts it."""
+    """Return the finished command, started in a process as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "tgems_edge", "classify", *map(str, arguments)],
         capture_output=True,
@@ -65,10 +65,10 @@ def in_a_process(*arguments, **environment):
 
 class TestProcess:
     def test_one_picture_is_one_row(self, pictures, classifier):
-        done = in_a_process("album/a.jpg")
-        label = classifier.classify("album/a.jpg").label
+        done = in_a_process("photos/a.jpg")
+        label = classifier.classify("photos/a.jpg").label
         assert done.returncode == 0
-        assert done.stdout.decode().startswith(f"album/a.jpg  {label} ")
+        assert done.stdout.decode().startswith(f"photos/a.jpg  {label} ")
         assert len(done.stdout.splitlines()) == 1
         assert done.stderr.startswith(b"model: built-in demo file (")
 
@@ -195,10 +195,10 @@ class TestJson:
         assert '"label": "猫"' in done.stdout
 
     def test_an_unreadable_picture_is_a_line_with_its_error(self, classify, pictures):
-        done = classify("album/notes.txt", pictures[0], "--json")
+        done = classify("photos/notes.txt", pictures[0], "--json")
         broken, fine = rows(done)
         assert broken.keys() == {"image", "error"}
-        assert broken["image"] == "album/notes.txt"
+        assert broken["image"] == "photos/notes.txt"
         assert "not a picture" in broken["error"]
         assert fine.keys() == KEYS
         assert done.exit_code == 1
@@ -239,7 +239,8 @@ class TestTable:
 
     def test_what_or_means_is_said_once(self, classify, pictures, colour_model, calibrated_card):
         done = classify(*pictures, "--model", colour_model(calibrated_card), "--coverage", "0.95")
-        assert done.stderr.count('what "or" joins holds the true class of at least 95% of pictures') == 1
+        said = 'the classes joined by "or" contain the true class for at least 95% of pictures'
+        assert done.stderr.count(said) == 1
 
     @pytest.mark.parametrize(("top", "shown"), [(1, 1), (2, 2), (3, 3), (99, 10)])
     def test_top_says_how_many_classes_are_shown(self, classify, pictures, top, shown):
@@ -248,7 +249,7 @@ class TestTable:
         assert len(row["top"]) == shown
 
     def test_names_are_padded_to_the_longest(self, classify, pictures):
-        lines = classify("album").stdout.splitlines()
+        lines = classify("photos").stdout.splitlines()
         width = max(map(len, pictures))
         assert all(line[width : width + 2] == "  " and line[width + 2] != " " for line in lines)
 
@@ -309,14 +310,14 @@ class TestSeveralExits:
 
 class TestPictures:
     def test_a_folder_stands_for_its_pictures_sorted(self, classify, pictures):
-        assert [row["image"] for row in rows(classify("album", "--json"))] == pictures
+        assert [row["image"] for row in rows(classify("photos", "--json"))] == pictures
 
     @pytest.mark.parametrize(
         ("pattern", "found"),
         [
-            ("album/*.jpg", ["album/a.jpg"]),
-            ("album/[ab].*", ["album/a.jpg", "album/b.png"]),
-            ("album/**/*.bmp", ["album/sub/deep/d.bmp"]),
+            ("photos/*.jpg", ["photos/a.jpg"]),
+            ("photos/[ab].*", ["photos/a.jpg", "photos/b.png"]),
+            ("photos/**/*.bmp", ["photos/sub/deep/d.bmp"]),
         ],
     )
     def test_a_glob_stands_for_its_matches(self, classify, pictures, pattern, found):
@@ -339,12 +340,12 @@ class TestPictures:
         assert (row["image"], row["label"]) == ("-", classifier.classify(data).label)
 
     def test_arguments_keep_their_order(self, classify, pictures):
-        done = classify(pictures[3], "album/*.jpg", pictures[1], "--json")
-        assert [row["image"] for row in rows(done)] == [pictures[3], "album/a.jpg", pictures[1]]
+        done = classify(pictures[3], "photos/*.jpg", pictures[1], "--json")
+        assert [row["image"] for row in rows(done)] == [pictures[3], "photos/a.jpg", pictures[1]]
 
     @pytest.mark.parametrize("batch", [2, 3, 100])
     def test_a_batch_changes_nothing(self, classify, pictures, batch):
-        names = [pictures[0], "album/notes.txt", *pictures[1:]]
+        names = [pictures[0], "photos/notes.txt", *pictures[1:]]
         alone, together = classify(*names), classify(*names, "--batch", batch)
         assert (together.stdout, together.exit_code) == (alone.stdout, 1)
 
@@ -352,12 +353,12 @@ class TestPictures:
 class TestLeftOut:
     def test_what_a_folder_holds_besides_is_one_line(self, classify, pictures):
         said = "left out: 1 hidden, 2 other files (.onnx, .txt)\n"
-        assert classify("album").stderr.startswith(said)
-        assert "left out" not in classify("album", "--quiet").stderr
+        assert classify("photos").stderr.startswith(said)
+        assert "left out" not in classify("photos", "--quiet").stderr
 
     def test_a_suffix_without_decoder_is_said_with_quiet_too(self, classify, pictures, folder):
-        (folder / "album" / "scan.PSD").touch()
-        done = classify("album", "--quiet")
+        (folder / "photos" / "scan.PSD").touch()
+        done = classify("photos", "--quiet")
         assert "warning: left out: 1 .psd (convert to JPEG or PNG), 1 hidden" in done.stderr
         assert done.exit_code == 0
 
@@ -368,30 +369,30 @@ class TestLeftOut:
         assert (done.exit_code, done.stdout) == (2, "")
         assert "scans: a folder without pictures; it has 1 .psd (convert to JPEG or PNG)" in done.stderr
 
-    @pytest.mark.parametrize("argument", ["album", "album/*"])
+    @pytest.mark.parametrize("argument", ["photos", "photos/*"])
     def test_a_name_that_is_no_utf8_is_classified(self, pictures, folder, argument):
-        name = os.fsdecode(b"album/caf\xe9.png")
+        name = os.fsdecode(b"photos/caf\xe9.png")
         try:
-            (folder / name).write_bytes((folder / "album/b.png").read_bytes())
+            (folder / name).write_bytes((folder / "photos/b.png").read_bytes())
         except OSError:
             pytest.skip("this file system refuses names that are no UTF-8")
-        (folder / "album/notes.txt").unlink()
+        (folder / "photos/notes.txt").unlink()
         done = in_a_process(argument, "--quiet")
         assert (done.returncode, done.stderr) == (0, b"") and b"/caf" in done.stdout
 
     def test_a_pipe_is_refused_and_never_opened(self, classify, pictures):
-        os.mkfifo("album/pipe.jpg")
-        done = classify("album/pipe.jpg")
+        os.mkfifo("photos/pipe.jpg")
+        done = classify("photos/pipe.jpg")
         assert (done.exit_code, done.stdout) == (2, "")
-        assert "album/pipe.jpg: a device, a pipe or a socket, not a file" in done.stderr
-        assert "1 device, pipe or socket (pipe.jpg)" in classify("album").stderr
+        assert "photos/pipe.jpg: a device, a pipe or a socket, not a file" in done.stderr
+        assert "1 device, pipe or socket (pipe.jpg)" in classify("photos").stderr
 
 
 class TestFailures:
     def test_one_unreadable_picture_does_not_stop_the_others(self, classify, pictures):
-        done = classify(*pictures[:2], "album/notes.txt", *pictures[2:])
+        done = classify(*pictures[:2], "photos/notes.txt", *pictures[2:])
         assert [line.split()[0] for line in done.stdout.splitlines()] == pictures
-        assert "error: album/notes.txt: not a picture" in done.stderr
+        assert "error: photos/notes.txt: not a picture" in done.stderr
         assert "1 of 5 pictures could not be read" in done.stderr
         assert done.exit_code == 1
 

@@ -1,4 +1,4 @@
-"""`tgems-edge inspect`: everything that is in a file, of any origin, and without onnxruntime."""
+"""`tgems-edge inspect`: the contents of model files and of other ONNX files, without onnxruntime."""
 
 import json
 import sys
@@ -15,13 +15,13 @@ from tgems_edge.runtime.classifier import load
 
 
 def inspect(*arguments):
-    """The finished command; any exception but the command's own end fails the test."""
+    """Return the finished command; an exception other than the command's exit fails the test."""
     return CliRunner().invoke(app, ["inspect", *map(str, arguments)], catch_exceptions=False)
 
 
 @pytest.fixture
 def rows(colour_model):
-    """rows(card): what is shown of it, by name; a text on several lines is one."""
+    """rows(card): return the shown texts by name, with wrapped lines joined."""
 
     def rows(card):
         done = inspect(colour_model(card))
@@ -82,7 +82,8 @@ class TestText:
             "exits": "block 4, class token, T-GEM, K 2",
             "precision": "fp32",
             "input": "pixels, uint8 (B, 6, 10, 3)",
-            "preprocessing": "squashed to 6x10, bilinear; mean 0 0 0, std 1 1 1; colour profiles ignored",
+            "preprocessing": "resized to 6x10 without keeping the aspect ratio, bilinear; mean 0 0 0, "
+            "std 1 1 1; colour profiles ignored",
             "calibration": "none",
             "accuracy": "not measured",
             "parity": "rates within 0.0e+00 of PyTorch's, 100.0% equal labels on 3 pictures (plain colours)",
@@ -104,19 +105,19 @@ class TestText:
         gate = Gate(2500, "ef" * 32, 0.28, 1.44)
         made = Quantisation("static", "x86", "entropy", 100, True, ("patches", "block 1"), gate)
         shown = rows(replace(colour_card, precision="int8", quantisation=made))
-        assert shown["quantisation"] == (
-            "static, for x86, entropy ranges of 100 pictures, equalised, not in patches, block 1"
+        assert shown["quantization"] == (
+            "static, for x86, entropy ranges of 100 pictures, equalized, not quantized: patches, block 1"
         )
         assert shown["INT8 against fp32"] == "-0.3 points, 1.4% of labels flipped on 2500 pictures"
         at_run_time = Quantisation("dynamic", "generic", None, 0, False, (), None)
         shown = rows(replace(colour_card, precision="int8", quantisation=at_run_time))
-        assert shown["quantisation"] == "dynamic, for generic"
+        assert shown["quantization"] == "dynamic, for generic"
         assert shown["INT8 against fp32"] == "not measured"
 
     def test_a_file_that_resizes_itself(self, rows, colour_card):
         shown = rows(replace(colour_card, input="image", resizing=Resizing(64, 0.99987, 2, 1.0)))
         assert shown["input"] == "image, uint8 (H, W, 3), resized inside"
-        assert shown["resizing"] == "99.99% of pixels within a grey level of Pillow's, 100.0% equal labels"
+        assert shown["resizing"] == "99.99% of pixels within 1 of 255 of Pillow's, 100.0% equal labels"
 
     @pytest.mark.parametrize(
         ("mode", "words"),
@@ -146,7 +147,8 @@ class TestText:
             ["5", "25.0%", "100%", "-", "2", "mean of the patch tokens"],
         ]
         assert table[3] == "no exit 3: nothing would leave there"
-        assert "blocks 2, 5, T-GEM; a mean picture takes 44% of the full" in done.stdout
+        words = " ".join(done.stdout.split())
+        assert "blocks 2, 5, T-GEM; on average 44% of the full tower's operations" in words
 
     def test_another_head(self, rows, colour_card):
         ssa = replace(colour_card.last_exit, head_kind="ssa")
@@ -160,7 +162,9 @@ class TestFindings:
         assert done.exit_code == 1
         assert "IR version 8, opset 18" in done.stdout
         assert "classes" not in done.stdout and "digest" not in done.stdout
-        assert done.stderr == f"error: {path}: it has no card, `tgems-edge export` did not make it\n"
+        assert done.stderr == (
+            f"error: {path}: no card, so `tgems-edge export` did not make this file; give a model file\n"
+        )
 
     def test_a_file_that_has_changed_is_shown_all_the_same(self, colour_model, colour_card):
         path = colour_model(colour_card)

@@ -1,4 +1,4 @@
-"""What commands print: one line for each thing whatever its name, JSON that all can read, one-line errors."""
+"""Output of commands: safe text for any name, strict JSON, one-line errors."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def run(*arguments):
 
 
 def start(*arguments, redirect="", **variables):
-    """The finished command, as a shell starts it."""
+    """Return the finished command, started by a shell."""
     command = ["sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-m", "tgems_edge", *arguments]
     done = subprocess.run(list(map(str, command)), capture_output=True, env={**os.environ, **variables})
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
@@ -59,7 +59,7 @@ def one_error(done):
 
 @pytest.fixture
 def hostile_model(colour_model, calibrated_card):
-    """hostile_model(name): a calibrated model with that name as its first class, and as that of its file."""
+    """hostile_model(name): write a calibrated model with this name for its first class and its file."""
 
     def hostile_model(name):
         card = replace(calibrated_card, classes=(name, "green", "blue"), classes_not_trained=(name,))
@@ -141,7 +141,7 @@ class TestJson:
 
 
 class TestNames:
-    """No name of a class or a file breaks a line or reaches the terminal."""
+    """Names of classes and files that try to break a line or control the terminal."""
 
     @NOT_LINUX
     @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
@@ -223,13 +223,13 @@ class TestNames:
         assert len(named) == MOST_LEFT_OUT and named[-1].startswith(
             f"warning: left out: {MOST_LEFT_OUT - 1}."
         )
-        assert "no longer named" in more
+        assert "more pictures, which are not listed" in more
 
 
 class TestFailures:
     @pytest.fixture
     def fail(self, monkeypatch):
-        """fail(error): `inspect`, when it meets that."""
+        """fail(error): run `inspect` with this error inside."""
 
         def fail(error):
             def read_header(path):
@@ -379,7 +379,7 @@ class TestEveryCommand:
 
 
 def captured_json(record):
-    """The line that is printed."""
+    """Return the printed line."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
         print_json(record)
@@ -387,5 +387,5 @@ def captured_json(record):
 
 
 def to_bytes(name):
-    """The name of a file as it is on disk, whichever encoding the process took it for."""
+    """Return the name of a file as bytes on disk, for any encoding that the process assumed."""
     return name.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""`tgems-edge verify`: the digest, every stage that may differ, the exit code; and what it leaves alone."""
+"""`tgems-edge verify`: the digest, every stage that may differ, and the exit codes."""
 
 import base64
 import hashlib
@@ -31,7 +31,7 @@ def sha256(pixels):
 
 
 def verify(*arguments):
-    """The finished command; any exception but the command's own end fails the test."""
+    """Return the finished command; an exception other than the command's exit fails the test."""
     return CliRunner().invoke(app, ["verify", *map(str, arguments)], catch_exceptions=False)
 
 
@@ -41,7 +41,7 @@ def rows(done):
 
 @pytest.fixture(scope="module")
 def samples(colour_card):
-    """Of the colour model, true ones: noise and a JPEG."""
+    """Return correct samples of the colour model: noise and a JPEG."""
     file = io.BytesIO()
     Image.new("RGB", (30, 20), (200, 40, 90)).save(file, "JPEG")
     noise = noise_pixels("seed", colour_card.preprocessing.size)
@@ -60,7 +60,7 @@ def rates_of(pixels):
 
 @pytest.fixture
 def exported(colour_model, colour_card, samples):
-    """exported(**changes): a colour model whose card has these samples, or others."""
+    """exported(**changes): write a colour model whose card has these samples, or others."""
 
     def exported(*, name="model.onnx", **changes):
         return colour_model(replace(colour_card, **{"samples": samples, **changes}), name=name)
@@ -124,7 +124,7 @@ class TestReproduced:
 
 
 def whole_picture_model(write_model, rewrite, card):
-    """Rates are minus the mean colours of a picture of any size."""
+    """Write a model for pictures of any size, whose rates are the negative mean colours."""
     onnx = pytest.importorskip("onnx")
     kind = onnx.TensorProto
     constants = {
@@ -148,7 +148,7 @@ def whole_picture_model(write_model, rewrite, card):
 
 
 def sample_of(pixels, model):
-    """A lossless picture in place of a JPEG, with the rates that the model gives it."""
+    """Return a sample with a lossless picture instead of a JPEG, and the rates that the model gives it."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     (rates,) = Classifier(model).run([pixels]).rates
@@ -157,7 +157,7 @@ def sample_of(pixels, model):
 
 
 class TestNotReproduced:
-    """The card says what no machine would: as good as a machine that is not as the card says."""
+    """Cards with changed results, which stand for a machine that does not reproduce correct ones."""
 
     def test_other_rates_are_inference(self, exported, samples):
         noise, jpeg = samples
@@ -168,8 +168,8 @@ class TestNotReproduced:
         assert "reproduced" not in done.stdout
         assert done.stdout.splitlines()[2].split() == ["2", "jpeg", "same", "same", "0.02", "red"]
         assert done.stderr.splitlines()[-1].startswith(
-            f"error: {path}: other labels, or rates beyond 0.01; the first to differ is inference in 1 of 2 "
-            "samples: try another onnxruntime"
+            f"error: {path}: labels differ, or rates differ by more than 0.01; first difference: inference "
+            "in 1 of 2 samples; try another onnxruntime"
         )
 
     def test_rates_within_the_tolerance_are_the_same(self, exported, samples):
@@ -221,7 +221,7 @@ class TestNotReproduced:
         assert done.exit_code == 1
         assert done.stdout.splitlines()[2].split()[2:4] == words
         assert (
-            f"error: {path}: other pixels, but the same answers; the first to differ is {stage} in 1 of 2"
+            f"error: {path}: pixels differ, but all answers are the same; first difference: {stage} in 1 of 2"
             in (done.stderr)
         )
         (row,) = rows(verify(path, "--json"))
@@ -235,7 +235,7 @@ class TestNotReproduced:
         )
         done = verify(path)
         assert done.exit_code == 3
-        assert "the first to differ is decoding in 1 of 2 samples" in done.stderr
+        assert "first difference: decoding in 1 of 2 samples" in done.stderr
         assert "blue, not red" in done.stdout
 
     def test_a_pillow_without_jpeg_is_one_line(self, exported, monkeypatch):

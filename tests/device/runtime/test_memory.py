@@ -1,4 +1,4 @@
-"""What a model takes of memory: no more with every picture, and what loading needed is given back."""
+"""Memory of a loaded model: it does not grow with the number of pictures, and freed memory is returned."""
 
 import platform
 import subprocess
@@ -11,9 +11,9 @@ import pytest
 
 THREADS = 4
 RUNS = 120  # of each thread
-KEPT = 12  # megabytes; a picture that is kept takes 0.07, so 480 of them would take 34
+KEPT = 12  # megabytes; a leaked picture takes 0.07, so 480 of them would take 34
 
-# Keeps every second of many blocks, behind one that teaches glibc to keep what is freed.
+# Frees a large block, after which glibc keeps freed memory, then every second of many blocks.
 FREE_BLOCKS = """
 import sys
 from pathlib import Path
@@ -31,14 +31,14 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how 
 
 
 def resident():
-    """Megabytes of this process."""
+    """Return the resident memory of this process in megabytes."""
     status = Path("/proc/self/status").read_text("utf-8")
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 @linux
 def test_many_classifications_from_several_threads(classifier, draw):
-    """benchmarks/soak.py is the long version."""
+    """Classify from several threads and compare the memory; benchmarks/soak.py is the long version."""
     pictures = [np.asarray(draw(seed, 120 + 9 * seed, 200)) for seed in range(11)]
     labels = [classifier.classify(picture).label for picture in pictures]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tgems_export.encoders.towers.base import Pool
 from tgems_export.study.figures import Study
 from tgems_export.study.measures import TOPS
 from tgems_export.study.parts import Table
@@ -14,7 +15,6 @@ from tgems_export.study.rivals import DRAWS, FORMS, RIVALS, SAMPLES
 from tgems_export.study.tables.choices import RULE, SAMPLE, UNKNOWN
 from tgems_export.study.variations import Variation
 from tgems_export.study.wording import NONE, count, large, percent, points, with_spread
-from tgems_export.towers import Pool
 
 __all__ = [
     "ablation",

@@ -1,0 +1,168 @@
+"""Activations of an image folder, computed once and kept on disk.
+
+The encoder is frozen, so the CLS token and the mean patch token behind every block, and the full
+tower's embedding, are all that training ever needs of a picture. They are kept in chunks of a fixed
+number of pictures under a key of encoder weights, preprocessing and data; each chunk is written
+atomically, so interrupted work goes on with the next chunk and ends with the same bytes. A chunk that does
+not hold what it held when it was written, or not what this encoder says, is made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tgems_edge.errors import DataError, ImageError, InputError
+from tgems_edge.progress import Reporter
+from tgems_edge.runtime.images import read_pixels
+from tgems_edge.sources.data import ImageFolder
+from tgems_export.cache import cache_root, usable_cache
+from tgems_export.encoders.encoder import Encoder
+from tgems_export.encoders.towers.base import Pool
+from tgems_export.tensors import DIGEST_KEY, read_tensors, write_tensors
+
+__all__ = ["Features", "compute_features"]
+
+CACHE_VERSION = 1
+CHUNK = 256  # pictures a file: a minute of ViT-L-14 on two cores is what an interruption may cost
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Features:
+    """Cached activations of the pictures of a folder that could be read, n of them."""
+
+    chunks: tuple[Path, ...]
+    indices: NDArray[np.int64]  # (n,) which pictures of the folder
+
+    def activations(self, layer: int, pool: Pool) -> Tensor:
+        """Float (n, D) behind block `layer`, counted from 1."""
+        return torch.cat([_slice(chunk, pool, layer - 1) for chunk in self.chunks]).float()
+
+    def embeddings(self) -> Tensor:
+        """Float (n, E), the full tower's answers, of length 1."""
+        return torch.cat([_slice(chunk, "embedding") for chunk in self.chunks]).float()
+
+
+def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) -> Features:
+    """Activations of all pictures of a folder, from the cache where they are there already.
+
+    Pictures that cannot be read are named in a warning and left out.
+
+    Raises:
+        DataError: no picture of the folder can be read.
+    """
+    total = len(folder.names)
+    members = [range(start, min(total, start + CHUNK)) for start in range(0, total, CHUNK)]
+    missing, chunks = _find_chunks(encoder, folder, members, reporter)
+    if missing:
+        what = f"{encoder.id.name} on {folder.root}"
+        done = total - sum(map(len, missing.values()))
+        with reporter.task(what, total, done=done, unit="pictures") as task:
+            for chunk, wanted in missing.items():
+                _compute_chunk(encoder, folder, wanted, chunk, reporter)
+                task.advance(len(wanted))
+    indices = np.concatenate([_slice(chunk, "indices").numpy() for chunk in chunks])
+    if len(indices) == 0:
+        raise DataError(f"{folder.root}: none of its {total} pictures can be read")
+    if len(indices) < total:
+        reporter.warn(f"{total - len(indices)} of {total} pictures of {folder.root} cannot be read: left out")
+    return Features(chunks, indices)
+
+
+def _key(encoder: Encoder, folder: ImageFolder) -> str:
+    made = {
+        name: value for name, value in dataclasses.asdict(encoder.preprocessing).items() if value is not None
+    }
+    parts = [CACHE_VERSION, encoder.id.sha256, made, folder.sha256]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _find_chunks(
+    encoder: Encoder, folder: ImageFolder, members: Sequence[range], reporter: Reporter
+) -> tuple[dict[Path, range], tuple[Path, ...]]:
+    """Return the files of the cache that are missing or do not hold, with their pictures, and all files.
+
+    A cache that is complete is read even where it cannot be written.
+    """
+    names = [f"features/{_key(encoder, folder)}/{wanted.start:09d}.safetensors" for wanted in members]
+
+    def look(root: Path) -> tuple[dict[Path, range], tuple[Path, ...]]:
+        chunks = tuple(root / name for name in names)
+        pairs = zip(chunks, members, strict=True)
+        return {chunk: wanted for chunk, wanted in pairs if not _is_complete(chunk, encoder, wanted)}, chunks
+
+    kept: Path | None = None
+    with suppress(InputError):  # no home
+        kept = cache_root()
+        missing, chunks = look(kept)
+        if not missing:
+            return missing, chunks
+    root = usable_cache(reporter)
+    return (missing, chunks) if root == kept else look(root)
+
+
+def _is_complete(chunk: Path, encoder: Encoder, members: range) -> bool:
+    """Whether a chunk is whole and holds what this encoder says of these pictures, or of some of them."""
+    try:
+        tensors, metadata = read_tensors(chunk)
+        indices = tensors["indices"]
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return False
+    if DIGEST_KEY not in metadata or not set(indices.flatten().tolist()) <= set(members):
+        return False
+    pools, count = encoder.tower.pools, len(indices)
+    expected = dict.fromkeys(pools, (torch.float16, (encoder.blocks, count, encoder.width))) | {
+        "embedding": (torch.float32, (count, encoder.embedding_width)),
+        "indices": (torch.int64, (count,)),
+    }
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} == expected
+
+
+def _compute_chunk(
+    encoder: Encoder, folder: ImageFolder, members: range, chunk: Path, reporter: Reporter
+) -> None:
+    def read(index: int) -> NDArray[np.uint8] | ImageError:
+        try:
+            return read_pixels(folder.path(index), encoder.preprocessing)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock
+        outcomes = list(zip(members, threads.map(read, members), strict=True))
+    for _, outcome in outcomes:
+        if isinstance(outcome, ImageError):
+            reporter.leave_out(outcome)
+    readable = [(index, pixels) for index, pixels in outcomes if not isinstance(pixels, ImageError)]
+    height, width = encoder.preprocessing.size
+    pixels = np.stack([p for _, p in readable]) if readable else np.empty((0, height, width, 3), np.uint8)
+    parts = [encoder.activations(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+    none, no_embedding = (
+        torch.empty(encoder.blocks, 0, encoder.width),
+        torch.empty(0, encoder.embedding_width),
+    )
+    tensors = {
+        "embedding": torch.cat([part.embedding for part in parts] or [no_embedding]),
+        "indices": torch.tensor([index for index, _ in readable], dtype=torch.int64),
+    }
+    for pool in encoder.tower.pools:
+        tensors[pool] = torch.cat([part.pools[pool] for part in parts] or [none], dim=1).half()
+    write_tensors(chunk, tensors, {})
+
+
+def _slice(chunk: Path, name: str, block: int | None = None) -> Tensor:
+    with safe_open(chunk, "pt") as tensors:
+        view = tensors.get_slice(name)
+        return view[:] if block is None else view[block]

@@ -1,0 +1,12 @@
+"""Image towers that can be cut, whatever library built them.
+
+base          what every tower offers: exit points, segments, readouts
+families      which family an image encoder belongs to
+openclip_vit  open_clip's own ViT
+timm_vit      timm's ViT and EVA
+vit           what both have in common: a chain of residual blocks
+parts         the vocabulary in which a library's file says what its blocks are made of
+blocks        these parts, rewired for ONNX
+layers        layers that a runtime likes
+operations    counted from shapes
+"""

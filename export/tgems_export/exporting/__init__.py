@@ -1,0 +1,1 @@
+"""Heads in, one model file out."""

@@ -1,0 +1,213 @@
+"""The recipe that changes the answers least, and the parts to spare where even that is too much.
+
+All of it is chosen on pictures that calibrate: ranges on one half of them, recipe and parts on the other. The
+pictures that measure only decide whether the file is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tgems_edge.errors import AccuracyError, DataError, ImageError
+from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.model_file.gate import INPUT
+from tgems_edge.progress import Reporter
+from tgems_edge.runtime.images import decode, to_pixels
+from tgems_export.exporting.quantization.equalisation import equalise
+from tgems_export.exporting.quantization.products import find_products
+from tgems_export.exporting.quantization.ranges import METHODS, Seen, observe
+from tgems_export.exporting.quantization.recipe import Recipe, Target, quantise
+from tgems_export.threads import in_order, open_on_one_thread
+
+__all__ = [
+    "LEAST_PICTURES",
+    "Difference",
+    "Limits",
+    "Quantiser",
+    "answers",
+    "batches",
+    "compare",
+    "read_calibrating",
+]
+
+LEAST_PICTURES = 32  # that differ; fewer say little about the range of anything
+OBSERVED = 256  # pictures whose ranges are taken: more change nothing that can be measured
+COMPARED = 1000  # that recipes are compared on
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What INT8 may cost."""
+
+    accuracy_drop: float = 0.5  # points
+    label_flips: float = 2.0  # per cent of labels that differ from fp32
+
+
+def read_calibrating(
+    paths: Sequence[Path], preprocessing: Preprocessing, reporter: Reporter
+) -> NDArray[np.uint8]:
+    """Pictures as the graph takes them, (n, H, W, 3), n at most OBSERVED + COMPARED, evenly spread.
+
+    Raises:
+        DataError: too few of them can be read, differ and show anything.
+    """
+    most = OBSERVED + COMPARED
+    chosen = paths[:: -(-len(paths) // most)] if len(paths) > most else paths
+    read, different = [], set()
+    with reporter.task("reading pictures", len(chosen), unit="pictures") as task:
+        for path in chosen:
+            task.advance(1)
+            try:
+                picture = decode(path, colour=preprocessing.colour)
+                pixels = to_pixels(picture, preprocessing)
+            except ImageError as error:
+                reporter.leave_out(error)
+                continue
+            extremes: Any = (
+                picture.getextrema()
+            )  # of the picture itself: its padding may be of another colour
+            if any(low < high for low, high in extremes):
+                different.add(pixels.tobytes())
+            read.append(pixels)
+    if len(different) < LEAST_PICTURES:
+        raise DataError(
+            f"{len(different)} pictures that differ and are not of one colour; INT8 needs at least "
+            f"{LEAST_PICTURES} to find the ranges of its activations: give more --calibration, or "
+            "--precision int8-dynamic, which needs none"
+        )
+    return np.stack(read)
+
+
+class Quantiser:
+    """Makes INT8 of one graph with many recipes; what the pictures say is found once."""
+
+    def __init__(self, model: onnx.ModelProto, pixels: NDArray[np.uint8], reporter: Reporter):
+        """Of a graph in fp32, with pictures (n, H, W, 3) that calibrate."""
+        self._reporter = reporter
+        self._graphs = {False: model}
+        self._seen: dict[bool, dict[str, Seen]] = {}
+        share = min(len(pixels) // 2, OBSERVED)
+        chosen = np.zeros(len(pixels), bool)
+        chosen[np.linspace(0, len(pixels) - 1, share).astype(int)] = True  # classes may come in order
+        self._observed, self._compared = pixels[chosen], pixels[~chosen][:COMPARED]
+        self.reference = answers(model, self._compared)
+
+    @property
+    def observed(self) -> int:
+        """How many pictures gave the ranges."""
+        return len(self._observed)
+
+    def make(self, recipe: Recipe) -> onnx.ModelProto:
+        """The graph in INT8."""
+        if recipe.ranges is None:
+            return quantise(self._graphs[False], recipe, {})
+        seen = self._see(equalised=recipe.equalised)
+        ranges = {name: tensor.range(recipe.ranges) for name, tensor in seen.items()}
+        return quantise(self._graphs[recipe.equalised], recipe, ranges)
+
+    def _see(self, *, equalised: bool) -> dict[str, Seen]:
+        if equalised not in self._seen:
+            if equalised:
+                self._graphs[True] = equalise(self._graphs[False], self._see(equalised=False))
+            model = self._graphs[equalised]
+            inputs = [product.input for product in find_products(model)]
+            with self._reporter.task("finding ranges", len(self._observed), unit="pictures") as task:
+                self._seen[equalised] = observe(model, inputs, batches(self._observed), task)
+        return self._seen[equalised]
+
+    def difference(self, model: onnx.ModelProto) -> Difference:
+        """How an INT8 graph answers, beside the one in fp32."""
+        return compare(self.reference, answers(model, self._compared))
+
+    def best(self, target: Target) -> Recipe:
+        """The recipe with the smallest error: of each way to cut ranges, and of the best one equalised."""
+        candidates = [Recipe(target, method) for method in METHODS]
+        errors = {recipe: self.difference(self.make(recipe)).error for recipe in candidates}
+        plain = min(candidates, key=errors.__getitem__)
+        equalised = dataclasses.replace(plain, equalised=True)
+        errors[equalised] = self.difference(self.make(equalised)).error
+        for recipe, error in errors.items():
+            title = f"{recipe.ranges}{', equalised' if recipe.equalised else ''}"
+            self._reporter.say(f"ranges by {title}: {error:.2%} error in the rates")
+        return min(plain, equalised, key=errors.__getitem__)
+
+    def dearest(self, recipe: Recipe) -> list[str]:
+        """Parts of the tower, the one whose INT8 alone costs most first."""
+        parts = list(dict.fromkeys(product.part for product in find_products(self._graphs[False])))
+        costs = {}
+        with self._reporter.task("finding what costs most", len(parts), unit="parts") as task:
+            for part in parts:
+                others = tuple(other for other in parts if other != part)
+                costs[part] = self.difference(self.make(dataclasses.replace(recipe, kept=others))).error
+                task.advance(1, part)
+        return sorted(parts, key=costs.__getitem__, reverse=True)
+
+    def spare(self, recipe: Recipe, limits: Limits) -> Recipe:
+        """The recipe with as few parts in fp32, of those that cost most, as keep label flips within limits.
+
+        Raises:
+            AccuracyError: half of the parts would not do.
+        """
+        flips = self.difference(self.make(recipe)).label_flips
+        dearest: list[str] = []
+        while flips > limits.label_flips:
+            dearest = dearest or self.dearest(recipe)
+            count = max(1, 2 * len(recipe.kept))
+            if count > len(dearest) // 2:
+                raise AccuracyError(
+                    f"INT8 changes {flips:.1f}% of the labels of pictures that calibrate, and "
+                    f"--max-label-flips is {limits.label_flips:g}, with {_listed(recipe.kept)} in fp32 "
+                    "already; give the --target it is for, another --layer or a higher limit"
+                )
+            self._reporter.say(
+                f"{flips:.1f}% of labels differ, more than {limits.label_flips:g}; most of it comes from "
+                f"{_listed(dearest[:count])}: kept in fp32"
+            )
+            recipe = dataclasses.replace(recipe, kept=tuple(dearest[:count]))
+            flips = self.difference(self.make(recipe)).label_flips
+        return recipe
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts) or "nothing"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two graphs differ on the same pictures."""
+
+    error: float  # mean squared difference of rates between classes, as a share of their variance
+    label_flips: float  # per cent, in the mean of the exits
+
+
+def compare(reference: list[NDArray[np.float32]], other: list[NDArray[np.float32]]) -> Difference:
+    """Rates (n, C) of every exit: what is common to all classes decides nothing and does not count."""
+    errors, flips = [], []
+    for one, two in zip(reference, other, strict=True):
+        first, second = one - one.mean(1, keepdims=True), two - two.mean(1, keepdims=True)
+        errors.append(float(((first - second) ** 2).mean() / max((first**2).mean(), 1e-30)))
+        flips.append(100 * float((one.argmin(1) != two.argmin(1)).mean()))
+    return Difference(float(np.mean(errors)), float(np.mean(flips)))
+
+
+def answers(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """Rates (n, C) of every exit of a graph."""
+    names = [value.name for value in model.graph.output if value.name.startswith("rates")]
+    session = open_on_one_thread(model.SerializeToString())
+    runs = in_order(partial(session.run, names), ({INPUT: batch} for batch in batches(pixels)))
+    return [np.concatenate(column) for column in zip(*runs, strict=True)]
+
+
+def batches(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Pictures (n, H, W, 3), a few at a time."""
+    return (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))

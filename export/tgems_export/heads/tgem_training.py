@@ -1,0 +1,211 @@
+"""Trains one head: a Jumper and a T-GEM together, on cached activations.
+
+Every epoch draws its shuffle and its prompts from a generator seeded with (seed, layer, epoch), so
+the state between two epochs is weights, statistics and optimiser, and nothing else. That state is
+saved as training goes; killed at any point and started again, it ends in the same bytes.
+
+The work is small matrices, so it stays on one thread of the CPU: a second thread gains nothing (measured)
+and would make the bytes depend on the number of cores. An accelerator only helps the encoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tgems_edge.errors import DataError
+from tgems_export.encoders.towers.base import Pool
+from tgems_export.files import read_checked, write_checked
+from tgems_export.heads.base import ExitHead
+from tgems_export.heads.health import examine
+from tgems_export.heads.losses import Loss, LossName
+from tgems_export.heads.tgem import TGemHead
+from tgems_export.heads.training import (
+    Figures,
+    HeadSettings,
+    OnEpoch,
+    Teacher,
+    TrainingSet,
+    make_seed,
+    predict,
+    validate,
+)
+from tgems_export.threads import one_thread
+
+__all__ = ["TGemSettings", "train_tgem_head"]
+
+TRIAL_SHARE = 8  # of the epochs, after which the better pool shows
+
+
+@dataclass(frozen=True)
+class TGemSettings(HeadSettings):
+    """How a head is trained; the reason stands beside each value."""
+
+    k: int = 128  # the paper: enough, and 4 % of one block of ViT-B/32
+    epochs: int = 120  # the paper
+    loss: LossName = "tgems"
+    seed: int = 0
+    batch: int = 2048  # at most; a third of the time of 512 at the same accuracy
+    least_batch: int = 32  # enough for the Jumper's statistics
+    steps_per_epoch: int = 16  # at least, so that small folders are not starved of steps
+    learning_rate: float = 4e-3
+    spread_learning_rate: float = 4e-4  # sigma follows mu, or it grows to explain what mu has not learnt yet
+    epochs_between_checkpoints: int = 10
+    options: ClassVar = frozenset({"k", "epochs", "loss"})
+
+    def compared_in(self, width: int, embedding_width: int, whose: str) -> int:
+        """See `HeadSettings`; a Jumper only makes an activation narrower."""
+        if self.k > width:
+            raise DataError(f"--k {self.k}: at most {width}, the width of {whose}")
+        return self.k
+
+    def pools(self, available: tuple[Pool, ...]) -> tuple[Pool, ...]:
+        """See `HeadSettings`: any of them."""
+        return available
+
+    def epochs_for(self, pictures: int) -> int:
+        """See `HeadSettings`."""
+        return self.epochs
+
+    def trial(self) -> TGemSettings:
+        """See `HeadSettings`."""
+        return dataclasses.replace(self, epochs=max(1, self.epochs // TRIAL_SHARE))
+
+    def train(
+        self,
+        data: TrainingSet,
+        teacher: Teacher,
+        *,
+        layer: int,
+        checkpoint: Path | None = None,
+        on_epoch: OnEpoch = lambda epoch, accuracy: None,
+    ) -> TGemHead:
+        """See `HeadSettings`; learns nothing from the teacher beyond the targets."""
+        return train_tgem_head(data, self, layer=layer, checkpoint=checkpoint, on_epoch=on_epoch)
+
+    def examine(
+        self, head: ExitHead, data: TrainingSet, held_out_text: Tensor | None, classes: tuple[str, ...]
+    ) -> Figures:
+        """See `HeadSettings`; warns of the degenerate solutions (`health`)."""
+        assert isinstance(head, TGemHead)
+        activations = data.validation_activations
+        health = examine(
+            head.jumper(activations),
+            data.validation_labels,
+            head.tgem(data.text),
+            predict(head, activations, data.text),
+            None if held_out_text is None else predict(head, activations, held_out_text),
+            classes,
+        )
+        return Figures(
+            pictures=len(data.activations),
+            accuracy=health.accuracy,
+            accuracy_held_out_templates=health.accuracy_held_out_templates,
+            warnings=health.warnings(),
+        )
+
+
+def train_tgem_head(
+    data: TrainingSet,
+    settings: TGemSettings,
+    *,
+    layer: int,
+    checkpoint: Path | None = None,
+    on_epoch: OnEpoch = lambda epoch, accuracy: None,
+    make: Callable[[int, int, int], TGemHead] = TGemHead,
+) -> TGemHead:
+    """Trains Jumper and T-GEM together with Adam and a cosine schedule.
+
+    Args:
+        data: see `TrainingSet`.
+        settings: see `TGemSettings`.
+        layer: of the activations; part of the seed.
+        checkpoint: where the state is kept between epochs; an existing one is continued.
+        on_epoch: called after each epoch with its number and a function that measures accuracy.
+        make: of D, E and K, the head to train.
+    """
+    generator = torch.Generator()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(make_seed(settings.seed, layer, 0))
+        head = make(data.activations.shape[1], data.prompts.shape[2], settings.k)
+    loss = Loss(settings.loss, settings.k)
+    optimiser = _optimiser(head, loss, settings)
+    first = _resume(checkpoint, head, loss, optimiser)
+    with one_thread():
+        for epoch in range(first, settings.epochs + 1):
+            generator.manual_seed(make_seed(settings.seed, layer, epoch))
+            _train_epoch(epoch, head, loss, optimiser, data, settings, generator)
+            if checkpoint and (epoch % settings.epochs_between_checkpoints == 0 or epoch == settings.epochs):
+                _save(checkpoint, epoch, head, loss, optimiser)
+            on_epoch(epoch, lambda: validate(head, data))
+    return head.eval().requires_grad_(False)
+
+
+def _train_epoch(
+    epoch: int,
+    head: TGemHead,
+    loss: Loss,
+    optimiser: torch.optim.Optimizer,
+    data: TrainingSet,
+    settings: TGemSettings,
+    generator: torch.Generator,
+) -> None:
+    """One pass in random order; every step says each class in a template drawn for it."""
+    head.train()
+    pictures, (classes, templates, _) = len(data.activations), data.prompts.shape
+    batch = max(settings.least_batch, min(settings.batch, pictures // settings.steps_per_epoch))
+    batches = torch.randperm(pictures, generator=generator).split(batch)
+    if len(batches) > 1 and len(batches[-1]) < batch:
+        batches = batches[:-1]  # a small rest would upset the Jumper's statistics; the shuffle changes it
+    drawn = torch.randint(templates, (len(batches), classes), generator=generator)
+    every_class = torch.arange(classes)
+    for step, members in enumerate(batches):
+        _set_learning_rate(optimiser, settings, (epoch - 1 + step / len(batches)) / settings.epochs)
+        z = head.jumper(data.activations[members])
+        mu, variance = head.tgem(data.prompts[every_class, drawn[step]])
+        optimiser.zero_grad()
+        loss(z, mu, variance, data.targets[members]).backward()
+        optimiser.step()
+
+
+def _optimiser(head: TGemHead, loss: Loss, settings: TGemSettings) -> torch.optim.Optimizer:
+    spread = list(head.tgem.spread.parameters())
+    rest = [p for p in [*head.parameters(), *loss.parameters()] if all(p is not s for s in spread)]
+    groups = [
+        {"params": rest, "peak": settings.learning_rate},
+        {"params": spread, "peak": settings.spread_learning_rate},
+    ]
+    return torch.optim.Adam(groups, fused=True)
+
+
+def _set_learning_rate(optimiser: torch.optim.Optimizer, settings: TGemSettings, progress: float) -> None:
+    """Half a cosine from each group's peak to zero."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _save(path: Path, epoch: int, head: TGemHead, loss: Loss, optimiser: torch.optim.Optimizer) -> None:
+    state = {"epoch": epoch, "head": head.state_dict(), "loss": loss.state_dict()}
+    buffer = io.BytesIO()
+    torch.save({**state, "optimiser": optimiser.state_dict()}, buffer)
+    write_checked(path, buffer.getvalue())
+
+
+def _resume(path: Path | None, head: TGemHead, loss: Loss, optimiser: torch.optim.Optimizer) -> int:
+    """The epoch to go on with: 1, or the one behind the checkpoint; a damaged one is as good as none."""
+    content = read_checked(path) if path else None
+    if content is None:
+        return 1
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    head.load_state_dict(state["head"])
+    loss.load_state_dict(state["loss"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["epoch"]) + 1
