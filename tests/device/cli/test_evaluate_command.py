@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tgems_edge import evaluation
 from tgems_edge.cli import app
 from tgems_edge.model_file.card import Calibration, Gate, Quantisation
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime import evaluation
 from tgems_edge.runtime.classifier import load
 from tgems_edge.sources.data import read_labelled
 

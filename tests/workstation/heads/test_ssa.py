@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize, one_hot
 
-from tgems_edge import load, records
+from tgems_edge import load
 from tgems_edge.errors import HeadError, InputError
+from tgems_edge.model_file import records
 from tgems_edge.model_file.gate import INPUT
 from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.prompts import load_templates
