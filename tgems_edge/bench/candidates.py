@@ -62,7 +62,7 @@ class ModelFile(Candidate):
         return to_pixels(picture, card.preprocessing) if card.input == INPUT else np.asarray(picture)
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> Any:
-        """Return the answers to B pictures."""
+        """Return what the file says of them, checked."""
         return self.classifier.run(inputs)
 
     def answer(self, outputs: Any) -> list[int]:

@@ -33,9 +33,9 @@ from tgems_edge.maths.sets import SetMethod
 from tgems_edge.model_file.card import Card
 from tgems_edge.printable import padded, printable, width
 from tgems_edge.runtime.classifier import Classifier
-from tgems_edge.runtime.doubt import Doubt, choose_doubt
 from tgems_edge.runtime.images import Picture
 from tgems_edge.runtime.result import Result, Speed
+from tgems_edge.runtime.uncertainty import Uncertainty, choose_uncertainty
 from tgems_edge.sources.folders import LeftOut, find_pictures
 from tgems_edge.sources.globs import find_matches
 
@@ -89,7 +89,7 @@ def classify(
     Results go to standard output, everything else to standard error. A picture that cannot be read is
     reported, the others are classified, and the exit code is 1.
 
-    A file that was exported with calibration also gives its doubt: `cat 62% or dog 30%` is a label
+    A file that was exported with calibration also gives its uncertainty: `cat 62% or dog 30%` is a label
     set, which contains the true class as often as --coverage states. With --reject the label of a picture
     may be `unknown`.
 
@@ -108,15 +108,15 @@ def classify(
         max_pixels=max_pixels,
     )
     card = classifier.card
-    doubt = choose_doubt(card, coverage, sets, reject)
+    uncertainty = choose_uncertainty(card, coverage, sets, reject)
     if not quiet:
         print_note(description)
-        if doubt.coverage and not as_json:
-            print_note(_explain_sets(doubt.coverage))
+        if uncertainty.coverage and not as_json:
+            print_note(_explain_sets(uncertainty.coverage))
     if as_json:
-        show: _JsonLines | _Table = _JsonLines(doubt, top, not no_verify)
+        show: _JsonLines | _Table = _JsonLines(uncertainty, top, not no_verify)
     else:
-        show = _Table(card, doubt, top, pictures)
+        show = _Table(card, uncertainty, top, pictures)
     totals = _classify_each(classifier, pictures, batch, show)
     if totals.speeds and not quiet:
         if card.dynamic:
@@ -215,8 +215,8 @@ def _describe_speed(speeds: list[Speed]) -> str:
 class _JsonLines:
     """Print one JSON object per picture."""
 
-    def __init__(self, doubt: Doubt, top: int, verified: bool):
-        self._doubt = doubt
+    def __init__(self, uncertainty: Uncertainty, top: int, verified: bool):
+        self._uncertainty = uncertainty
         self._top = top
         self._verified = verified
 
@@ -228,7 +228,7 @@ class _JsonLines:
                 "image": name,
                 "model": f"sha256:{result.card.file_sha256}",
                 **({} if self._verified else {"verified": False}),
-                **result.answers.rows(top=self._top, doubt=self._doubt)[0],
+                **result.answers.rows(top=self._top, uncertainty=self._uncertainty)[0],
                 "milliseconds": {stage: round(took, 3) for stage, took in asdict(result.speed).items()},
             }
         print_json(line)
@@ -240,8 +240,8 @@ class _Table:
     For a dynamic file, the exit that answered follows the name.
     """
 
-    def __init__(self, card: Card, doubt: Doubt, top: int, pictures: list[str]):
-        self._doubt = doubt
+    def __init__(self, card: Card, uncertainty: Uncertainty, top: int, pictures: list[str]):
+        self._uncertainty = uncertainty
         self._top = top
         self._width = max(width(printable(name)) for name in pictures)
         self._exit_width = len(str(card.last_exit.layer)) if card.dynamic else 0
@@ -257,11 +257,11 @@ class _Table:
         return [f"exit {result.exit_layer:>{self._exit_width}}"] if self._exit_width else []
 
     def _answer(self, result: Result) -> str:
-        (row,) = result.answers.rows(top=self._top, doubt=self._doubt)
+        (row,) = result.answers.rows(top=self._top, uncertainty=self._uncertainty)
         cells = [_cell(entry) for entry in row["top"]]
         if row["index"] is None:
             return f"unknown (nearest {cells[0]})"
-        size = len(row["set"] or [row["label"]])  # the set is the `size` best classes
+        size = len(row["set"] or [row["label"]])  # the set has the first `size` classes of the ranking
         members, others = cells[:size], cells[size:]
         if size > len(members):
             members.append(f"{size - len(members)} more")

@@ -52,9 +52,8 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
     stdout_closed = sys.stdout is None
     _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a name that the terminal cannot encode must not be an error
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot encode is printed with escapes instead of raising an error.
             stream.reconfigure(errors="backslashreplace")
     if stdout_closed:  # checked before any work, because its result would be lost
         report_error(CLOSED)

@@ -63,24 +63,24 @@ def inspect(
     path = model or default_model()
     header = read_header(path)
     card = Card.from_metadata(header.metadata, str(path)) if METADATA_KEY in header.metadata else None
-    found = _Contents(path, path.stat().st_size, header, card, is_sealed(path) if card else None)
+    contents = _Contents(path, path.stat().st_size, header, card, is_sealed(path) if card else None)
     if as_json:
-        print_json(_as_json(found))
+        print_json(_as_json(contents))
     else:
-        print_lines(_as_lines(found))
+        print_lines(_as_lines(contents))
     if card is None:
         report_error(f"{path}: no card, so `tgems-edge export` did not make this file; give a model file")
-    elif not found.digest_holds:
+    elif not contents.digest_holds:
         report_error(f"{path}: changed since it was exported (its digest does not hold); copy it again")
-    if not found.digest_holds:
+    if not contents.digest_holds:
         raise typer.Exit(FINDING)
 
 
-def _as_json(found: _Contents) -> dict[str, Any]:
-    header = found.header
+def _as_json(contents: _Contents) -> dict[str, Any]:
+    header = contents.header
     return {
-        "file": str(found.path),
-        "bytes": found.size,
+        "file": str(contents.path),
+        "bytes": contents.size,
         "header": {
             "ir_version": header.ir_version,
             "opsets": header.opsets,
@@ -91,23 +91,23 @@ def _as_json(found: _Contents) -> dict[str, Any]:
             "operators": dict(header.operators.most_common()),
             "weights": {element: asdict(weights) for element, weights in header.weights.items()},
         },
-        "schema": found.card and found.card.schema,
-        "card": found.card and json.loads(found.card.to_json()),
-        "digest_holds": found.digest_holds,
+        "schema": contents.card and contents.card.schema,
+        "card": contents.card and json.loads(contents.card.to_json()),
+        "digest_holds": contents.digest_holds,
     }
 
 
-def _as_lines(found: _Contents) -> list[str]:
-    card = found.card
-    sections = [_file(found)]
+def _as_lines(contents: _Contents) -> list[str]:
+    card = contents.card
+    sections = [_file(contents)]
     if card:
         sections += [_classes_and_exits(card), _input(card), _measurements(card), _origin(card)]
-    sections.append(_graph(found.header))
+    sections.append(_graph(contents.header))
     width = max(len(name) for rows in sections for name in rows)
     blocks = [[line for name, text in rows.items() for line in _row(name, text, width)] for rows in sections]
     if card and card.dynamic:
         blocks.insert(2, _exits(card, card.dynamic))
-    return separated([[str(found.path)], *blocks])
+    return separated([[str(contents.path)], *blocks])
 
 
 def _row(name: str, text: str, width: int) -> list[str]:
@@ -122,13 +122,13 @@ def _row(name: str, text: str, width: int) -> list[str]:
     )
 
 
-def _file(found: _Contents) -> dict[str, str]:
-    header = found.header
+def _file(contents: _Contents) -> dict[str, str]:
+    header = contents.header
     opsets = (f"{domain} opset {version}".strip() for domain, version in header.opsets.items())
     return {
-        "size": _size(found.size),
-        "digest": {True: "holds", False: "does not hold", None: ""}[found.digest_holds],
-        "card": f"schema {found.card.schema}" if found.card else "",
+        "size": _size(contents.size),
+        "digest": {True: "holds", False: "does not hold", None: ""}[contents.digest_holds],
+        "card": f"schema {contents.card.schema}" if contents.card else "",
         "ONNX": _list([f"IR version {header.ir_version}", *opsets]),
         "written by": _list(filter(None, [header.producer, header.metadata.get("date")])),
     }

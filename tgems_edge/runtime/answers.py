@@ -18,7 +18,7 @@ from tgems_edge.errors import ModelFileError
 from tgems_edge.maths.rates import posterior, top_k
 from tgems_edge.maths.sets import DEFAULT_COVERAGE, SetMethod, set_scores
 from tgems_edge.model_file.card import Card
-from tgems_edge.runtime.doubt import NO_DOUBT, Doubt
+from tgems_edge.runtime.uncertainty import NO_SETS, Uncertainty
 
 __all__ = ["Answers", "check_outputs"]
 
@@ -111,22 +111,24 @@ class Answers:
         unknown: NDArray[np.bool_] = self.surprisals > self.card.rejection_bound(share)
         return unknown
 
-    def rows(self, *, top: int = 3, doubt: Doubt = NO_DOUBT) -> list[dict[str, Any]]:
+    def rows(self, *, top: int = 3, uncertainty: Uncertainty = NO_SETS) -> list[dict[str, Any]]:
         """Return one record for each picture, as `classify --json` prints it.
 
         Args:
             top: how many classes to name.
-            doubt: what else to say; a set is null without a coverage.
+            uncertainty: what else to say; a set is null without a coverage.
         """
-        members = None if doubt.coverage is None else self.sets(doubt.coverage, doubt.method)
-        unknown = None if doubt.reject is None else self.unknown(doubt.reject)
+        members = (
+            None if uncertainty.coverage is None else self.sets(uncertainty.coverage, uncertainty.method)
+        )
+        unknown = None if uncertainty.reject is None else self.unknown(uncertainty.reject)
         return [
             {
                 **self.best(row, 1)[0],
                 **(UNKNOWN if unknown is not None and unknown[row] else {}),
                 "top": self.best(row, top),
                 "set": None if members is None else self.names_in(row, members[row]),
-                "coverage": doubt.coverage,
+                "coverage": uncertainty.coverage,
                 "exit_layer": int(self.exit_layers[row]),
             }
             for row in range(len(self))

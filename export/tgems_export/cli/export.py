@@ -14,6 +14,7 @@ from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.cli.output import print_json, print_lines
 from tgems_edge.errors import InputError
 from tgems_edge.printable import shortened
+from tgems_edge.runtime.decoding.limits import set_limit
 
 if TYPE_CHECKING:
     from tgems_edge.model_file.card import Accuracy, Card, Dynamic, Quantisation
@@ -71,10 +72,7 @@ def export(
     ] = None,
     input_: Annotated[
         Literal["pixels", "image"],
-        typer.Option(
-            "--input",
-            help="image: the graph takes any picture and resizes it itself; not for OpenVINO's own reader.",
-        ),
+        typer.Option("--input", help="image: the graph takes any picture and resizes it itself."),
     ] = "pixels",
     precision: Annotated[
         Literal["fp32", "fp16", "int8", "int8-dynamic"],
@@ -136,7 +134,6 @@ def export(
     Example: tgems-edge export --layer 5 --head heads/ --output model.onnx
     """
     from tgems_edge.progress import Reporter
-    from tgems_edge.runtime.decoding.limits import set_limit
     from tgems_export.encoders.prompts import read_class_file
     from tgems_export.exporting.drafts import Dynamics, Form
     from tgems_export.exporting.freeze import freeze, load_exits
@@ -265,7 +262,6 @@ def _as_lines(frozen: Frozen, seconds: float) -> list[str]:
             f"   resizing  in the graph: {card.resizing.pixels_within_1:.2%} of pixels within one grey level "
             f"of Pillow's, {card.resizing.label_agreement:.1%} equal labels"
         )
-        lines.append("             with onnxruntime; OpenVINO's own reader resizes otherwise: give it pixels")
     if card.calibration:
         lines.append(
             f"   calibrated on {card.calibration.images} pictures, "

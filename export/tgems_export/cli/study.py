@@ -10,6 +10,7 @@ import typer
 
 from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.cli.output import print_lines
+from tgems_edge.runtime.decoding.limits import set_limit
 
 if TYPE_CHECKING:
     from tgems_edge.model_file.card import Colour
@@ -72,7 +73,6 @@ def study(
     Example: tgems-edge study pictures/ --epochs 30 --out study/
     """
     from tgems_edge.progress import Reporter
-    from tgems_edge.runtime.decoding.limits import set_limit
     from tgems_export.encoders.devices import choose_device
     from tgems_export.encoders.encoder import load_encoder
     from tgems_export.encoders.prompts import load_templates

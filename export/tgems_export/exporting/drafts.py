@@ -124,17 +124,18 @@ def draft(exits: Sequence[Exit], form: Form, given: Given, reporter: Reporter) -
     layers = [exit_.card.layer for exit_ in exits]
     blocks = f"block{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
     reporter.say(f"cutting {encoder.id.name} behind {blocks} of {encoder.blocks}")
+    cuts = [Cut(exit_.card.layer, exit_.card.pool, exit_.head) for exit_ in exits]
     floats: FloatPrecision = "fp16" if form.precision == "fp16" else "fp32"
-    graph = ExitGraph(encoder, _cuts(exits), text, floats)
+    graph = ExitGraph(encoder, cuts, text, floats)
     if len(exits) > 1:  # before all that takes minutes
         check_budget(graph.operations[0] / encoder.tower.operations, form.dynamics.budget)
     model = to_onnx(graph, encoder.preprocessing.size, form.opset)
     parities = [_check_parity(exit_, model, floats, given, reporter, len(exits)) for exit_ in exits]
     int8, made = _quantise(model, encoder, form, given, reporter)
-    written = _card_exits(exits, graph.operations)
+    written: tuple[CardExit, ...] = (_card_exit(exits[0].card, graph.operations[0]),)
     dynamic = None
     if len(exits) > 1:
-        written, dynamic = _decide(exits, model, int8, form, given, reporter)
+        written, dynamic = _decide(exits, cuts, model, int8, form, given, reporter)
         layers = [exit_.layer for exit_ in written]
     assemble = nested if form.dynamics.nested else flat
     return Draft(
@@ -145,19 +146,6 @@ def draft(exits: Sequence[Exit], form: Form, given: Given, reporter: Reporter) -
         exits=written,
         dynamic=dynamic,
     )
-
-
-def _card_exits(exits: Sequence[Exit], operations: Sequence[int]) -> tuple[CardExit, ...]:
-    """The exits as the card of the file will have them, before anything is fitted."""
-    cards = [exit_.card for exit_ in exits]
-    return tuple(
-        CardExit(card.layer, card.k, card.pool, card.head_kind, count, None, None)
-        for card, count in zip(cards, operations, strict=True)
-    )
-
-
-def _cuts(exits: Sequence[Exit]) -> list[Cut]:
-    return [Cut(exit_.card.layer, exit_.card.pool, exit_.head) for exit_ in exits]
 
 
 def _check_form(exits: Sequence[Exit], form: Form, given: Given) -> None:
@@ -176,8 +164,14 @@ def _check_form(exits: Sequence[Exit], form: Form, given: Given) -> None:
             raise InputError("--dynamic with --precision fp16: choose fp32 or int8")
 
 
+def _card_exit(card: HeadCard, operations: int) -> CardExit:
+    """An exit as the card of the file will have it, before anything is fitted."""
+    return CardExit(card.layer, card.k, card.pool, card.head_kind, operations, None, None)
+
+
 def _decide(
     exits: Sequence[Exit],
+    cuts: Sequence[Cut],
     model: onnx.ModelProto,
     int8: onnx.ModelProto | None,
     form: Form,
@@ -186,11 +180,11 @@ def _decide(
 ) -> tuple[tuple[CardExit, ...], Dynamic]:
     """Which exits stay, and who leaves where; written into the graphs."""
     encoder, budget = exits[0].encoder, form.dynamics.budget
-    layers = [exit_.card.layer for exit_ in exits]
+    layers = [cut.layer for cut in cuts]
     assert given.calibrates is not None
     pixels, labelled = _read(given.calibrates, encoder, reporter)
     answers = dict(zip(layers, answer_all(int8 or model, layers, batches(pixels)), strict=True))
-    candidates = _Candidates(exits, answers, labelled.labels, budget)
+    candidates = _Candidates(exits, cuts, answers, labelled.labels, budget)
     noisy = _noisy(model, int8, layers, pixels) if int8 else []
     kept, decision = _without_noisy(candidates, layers, noisy)
     dropped = [layer for layer in layers if layer not in kept]
@@ -198,8 +192,8 @@ def _decide(
         reporter.say(f"exit {layer} dropped: {NOISY}")
     for decides in (model, int8) if int8 else (model,):
         write(decides, decision.exits)
-    reasons = dict.fromkeys(map(str, dropped), NOISY)
-    return decision.exits, Dynamic(budget, encoder.tower.operations, reasons)
+    full = encoder.tower.operations
+    return decision.exits, Dynamic(budget, full, dict.fromkeys(map(str, dropped), NOISY))
 
 
 @dataclass(frozen=True)
@@ -207,6 +201,7 @@ class _Candidates:
     """Exits to choose from, and what each of them says of the pictures that calibrate."""
 
     exits: Sequence[Exit]
+    cuts: Sequence[Cut]
     answers: dict[int, ExitAnswers]  # by layer
     labels: NDArray[np.int64]  # (n,)
     budget: float
@@ -214,9 +209,11 @@ class _Candidates:
     def decide(self, layers: Sequence[int]) -> Decision:
         """What some of them decide together."""
         encoder, text = self.exits[0].encoder, self.exits[0].text
-        chosen = [exit_ for exit_ in self.exits if exit_.card.layer in layers]
-        exits = _card_exits(chosen, ExitGraph(encoder, _cuts(chosen), text).operations)
-        answers = [self.answers[exit_.layer] for exit_ in exits]
+        cuts = [cut for cut in self.cuts if cut.layer in layers]
+        counts = ExitGraph(encoder, cuts, text).operations
+        cards = [exit_.card for exit_ in self.exits if exit_.card.layer in layers]
+        exits = [_card_exit(card, operations) for card, operations in zip(cards, counts, strict=True)]
+        answers = [self.answers[layer] for layer in layers]
         return decide(answers, self.labels, exits, encoder.tower.operations, self.budget)
 
 

@@ -416,7 +416,7 @@ class TestRefusals:
         card = replace(calibrated_card, calibration=Calibration.of([*noise, own], *tables))
         done = evaluate(pictures, "--model", colour_model(card))
         assert (done.returncode, done.stdout) == (2, "")
-        # the same plain blue lies among the green ones too
+        # the folder of green pictures has the same blue picture
         assert (
             "error: pictures: 2 of its pictures, such as blue/0.png, are among those that calib"
             in done.stderr

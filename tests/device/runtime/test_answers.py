@@ -1,4 +1,4 @@
-"""Answers in columns: what follows from rates, for one picture and for many, and how doubt is chosen."""
+"""Answers in columns: what follows from rates, for one picture and for many; the choice of uncertainty."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from tgems_edge.errors import InputError
 from tgems_edge.maths.sets import label_sets
 from tgems_edge.runtime.answers import Answers
 from tgems_edge.runtime.classifier import load
-from tgems_edge.runtime.doubt import NO_DOUBT, Doubt, choose_doubt
+from tgems_edge.runtime.uncertainty import NO_SETS, Uncertainty, choose_uncertainty
 
 GREEN, NAVY, BLACK = (
     np.full((6, 10, 3), colour, np.uint8) for colour in ((0, 255, 0), (0, 0, 100), (0, 0, 0))
@@ -63,15 +63,15 @@ def test_sets_of_several_coverages_are_those_of_their_quantiles(answers, dynamic
 
 
 def test_a_part_says_what_the_whole_says(answers):
-    doubt = Doubt(0.95, "adaptive", 0.05)
+    uncertainty = Uncertainty(0.95, "adaptive", 0.05)
     single = [answers[row : row + 1] for row in range(len(answers))]
     assert [len(one) for one in single] == [1] * 5
-    assert [one.rows(doubt=doubt)[0] for one in single] == answers.rows(doubt=doubt)
-    assert Answers.join(single).rows(doubt=doubt) == answers.rows(doubt=doubt)
+    assert [one.rows(uncertainty=uncertainty)[0] for one in single] == answers.rows(uncertainty=uncertainty)
+    assert Answers.join(single).rows(uncertainty=uncertainty) == answers.rows(uncertainty=uncertainty)
 
 
 def test_rows_have_the_keys_of_the_interface(answers):
-    sure, torn, strange, *_ = answers.rows(top=2, doubt=Doubt(0.95, "threshold", 0.05))
+    sure, torn, strange, *_ = answers.rows(top=2, uncertainty=Uncertainty(0.95, "threshold", 0.05))
     assert list(sure) == ["label", "index", "rate", "probability", "top", "set", "coverage", "exit_layer"]
     assert (sure["label"], sure["index"], sure["set"], sure["exit_layer"]) == ("red", 0, ["red"], 2)
     assert torn["set"] == ["red", "green"] and torn["coverage"] == 0.95
@@ -86,9 +86,9 @@ def test_rows_without_calibration_have_no_probabilities_and_no_sets(colour_card)
 
 
 def test_a_calibrated_file_has_sets_unless_it_is_told_otherwise(calibrated_card, colour_card):
-    assert choose_doubt(calibrated_card) == Doubt(0.9, "threshold", None)
-    assert choose_doubt(calibrated_card, 0.8, "adaptive", 0.05) == Doubt(0.8, "adaptive", 0.05)
-    assert choose_doubt(colour_card) == NO_DOUBT
+    assert choose_uncertainty(calibrated_card) == Uncertainty(0.9, "threshold", None)
+    assert choose_uncertainty(calibrated_card, 0.8, "adaptive", 0.05) == Uncertainty(0.8, "adaptive", 0.05)
+    assert choose_uncertainty(colour_card) == NO_SETS
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_a_calibrated_file_has_sets_unless_it_is_told_otherwise(calibrated_card,
 )
 def test_doubt_that_the_file_does_not_have_is_refused(colour_card, asked):
     with pytest.raises(InputError, match="exported without calibration"):
-        choose_doubt(colour_card, **asked)
+        choose_uncertainty(colour_card, **asked)
 
 
 def test_a_level_that_was_not_calibrated_is_refused(calibrated_card):
     with pytest.raises(InputError, match="choose one of them"):
-        choose_doubt(calibrated_card, coverage=0.85)
+        choose_uncertainty(calibrated_card, coverage=0.85)
 
 
 def test_answers_of_an_exit_that_the_card_lacks_are_an_error(answers, dynamic_card):

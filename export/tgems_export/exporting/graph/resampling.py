@@ -1,16 +1,20 @@
-"""Pillow's resampling inside a graph, as matrix products that every runtime computes alike.
+"""Pillow's resampling inside a graph, as matrix products, which every runtime computes alike.
 
-ONNX has `Resize` for it, but not all readers honour its `antialias`: OpenVINO's own (2026.4) leaves it out,
-and 44 % of the pixels of photographs are then off by more than one grey level.
+ONNX has `Resize` for it, but OpenVINO's own reader of ONNX files (2026.4) leaves its `antialias` out: 44 % of
+the pixels of photographs are then off by more than one grey level. The products also take less time, and
+more memory (benchmarks/results/resizing.md).
 
-Along one axis, output i of n is the sum over inputs j of m of weights[j, i] * input[j], where
+Along one axis, output i of n is the sum over the inputs j of m of weights[j, i] * input[j], where
 
-    weights[j, i] = kernel((j + 0.5 - centre[i]) / reach), divided by the sum over j
-    centre[i] = (i + 0.5) * scale,  scale = m / n,  reach = max(scale, 1)
+    weights[j, i] = kernel(|j + 0.5 - centre[i]| / max(m / n, 1)), divided by their sum over j
+    centre[i] = (i + 0.5) * m / n
 
-and the kernel is 0 from `radius` on. So of a matrix of weights only a band is not 0. Outputs are computed in
-blocks of neighbours, each from the L inputs that its part of the band covers: L is the same for all blocks
-and known only when the picture is. As in Pillow, columns come first, and what they give is rounded.
+and the kernel is 0 from `radius` on. So a matrix of weights is 0 beside a band, and outputs are computed in
+blocks of neighbours, each from those inputs only that its part of the band covers. As in Pillow, columns come
+first, and what they give is rounded to grey levels.
+
+Distances are integers, in units of 1 / (2 n) inputs, up to the argument of the kernel: in floats, a runtime
+that computes in half precision unasked would shift the picture.
 """
 
 from __future__ import annotations
@@ -20,74 +24,75 @@ from typing import Literal
 __all__ = ["resampling_text"]
 
 # Outputs of a block. Fewer waste less on zeros beside the band, but overlap more and are more operators.
-BLOCK = 32
+BLOCK = 16
 
 CONSTANTS = """
     zero = Constant <value_float = 0.0> ()
     half = Constant <value_float = 0.5> ()
-    one = Constant <value_float = 1.0> ()
-    two = Constant <value_float = 2.0> ()
-    four = Constant <value_float = 4.0> ()
     white = Constant <value_float = 255.0> ()
-    radius = Constant <value_float = {radius}> ()
-    flat = Constant <value_ints = [-1]> ()
+    radius = Constant <value_ints = [{radius}]> ()
+    first_of_all = Constant <value_int = 0> ()
+    step = Constant <value_int = 1> ()
     axis_0 = Constant <value_ints = [0]> ()
     axis_1 = Constant <value_ints = [1]> ()
     axes_01 = Constant <value_ints = [0, 1]> ()
-    each_axis = Constant <value_ints = [1, 1]> ()
-    float_size = Cast <to = 1> (size)
-    float_resized = Cast <to = 1> (resized)
-    float_first = Cast <to = 1> (first)
-    scales = Div (float_size, float_resized)
-    reaches = Max (scales, one)
-    lasts = Sub (float_resized, one)
-    rows_size, columns_size = Split <axis = 0> (size, each_axis)
-    rows_scale, columns_scale = Split <axis = 0> (scales, each_axis)
-    rows_reach, columns_reach = Split <axis = 0> (reaches, each_axis)
-    rows_first, columns_first = Split <axis = 0> (float_first, each_axis)
-    rows_last, columns_last = Split <axis = 0> (lasts, each_axis)
+    twice = Constant <value_ints = [2]> ()
+    flat = Constant <value_ints = [-1]> ()
+    lasts = Sub (resized, axis_1)
+    each = Constant <value_ints = [1, 1]> ()
+    rows_inputs, columns_inputs = Split <axis = 0> (size, each)
+    rows_outputs, columns_outputs = Split <axis = 0> (resized, each)
+    rows_last, columns_last = Split <axis = 0> (lasts, each)
+    rows_first, columns_first = Split <axis = 0> (first, each)
 """
 # Indices, [blocks, outputs of one], of the outputs that are wanted. Those outside of the resized picture
 # become its border: every block is as large as the others, and `longest` leaves room at the sides.
-# A block reads from `start` up to `end`, [blocks].
+# A block reads `length` inputs, from `start` up to `end`, both [blocks]; division rounds towards 0.
 WEIGHTS = """
-    {axis}_counted = Constant <value = float[{blocks}, {block}] {{{counted}}}> ()
+    {axis}_counted = Constant <value = int64[{blocks}, {block}] {{{counted}}}> ()
     {axis}_wanted = Add ({axis}_counted, {axis}_first)
-    {axis}_from_first = Max ({axis}_wanted, zero)
-    {axis}_index = Min ({axis}_from_first, {axis}_last)
-    {axis}_middle = Add ({axis}_index, half)
-    {axis}_centre = Mul ({axis}_middle, {axis}_scale)
+    {axis}_from_0 = Max ({axis}_wanted, axis_0)
+    {axis}_index = Min ({axis}_from_0, {axis}_last)
+    {axis}_index_twice = Mul ({axis}_index, twice)
+    {axis}_index_odd = Add ({axis}_index_twice, axis_1)
+    {axis}_centre = Mul ({axis}_index_odd, {axis}_inputs)
 
+    {axis}_larger = Max ({axis}_inputs, {axis}_outputs)
+    {axis}_reach = Mul ({axis}_larger, twice)
     {axis}_support = Mul ({axis}_reach, radius)
-    {axis}_both_sides = Mul ({axis}_support, two)
-    {axis}_steps = Constant <value_float = {steps}> ()
-    {axis}_distance = Mul ({axis}_scale, {axis}_steps)
-    {axis}_covered = Add ({axis}_distance, {axis}_both_sides)
-    {axis}_rounded_up = Ceil ({axis}_covered)
-    {axis}_whole = Cast <to = 7> ({axis}_rounded_up)
-    {axis}_enough = Add ({axis}_whole, axis_1)
-    {axis}_length = Min ({axis}_enough, {axis}_size)
-    {axis}_latest = Sub ({axis}_size, {axis}_length)
-    {axis}_centres_0 = Slice ({axis}_centre, axis_0, axis_1, axis_1)
-    {axis}_earliest = Sub ({axis}_centres_0, {axis}_support)
-    {axis}_rounded_down = Floor ({axis}_earliest)
-    {axis}_unbounded = Cast <to = 7> ({axis}_rounded_down)
-    {axis}_bounded = Max ({axis}_unbounded, axis_0)
-    {axis}_column = Min ({axis}_bounded, {axis}_latest)
-    {axis}_start = Squeeze ({axis}_column, axis_1)
+    {axis}_spacing = Mul ({axis}_outputs, twice)
+
+    {axis}_steps = Constant <value_ints = [{steps}]> ()
+    {axis}_between = Mul ({axis}_inputs, {axis}_steps)
+    {axis}_covered = Add ({axis}_between, {axis}_support)
+    {axis}_covered_inputs = Div ({axis}_covered, {axis}_outputs)
+    {axis}_enough = Add ({axis}_covered_inputs, twice)
+    {axis}_length = Min ({axis}_enough, {axis}_inputs)
+    {axis}_latest = Sub ({axis}_inputs, {axis}_length)
+    {axis}_centre_0 = Slice ({axis}_centre, axis_0, axis_1, axis_1)
+    {axis}_earliest = Sub ({axis}_centre_0, {axis}_support)
+    {axis}_earliest_input = Div ({axis}_earliest, {axis}_spacing)
+    {axis}_bounded = Max ({axis}_earliest_input, axis_0)
+    {axis}_upright = Min ({axis}_bounded, {axis}_latest)
+    {axis}_start = Squeeze ({axis}_upright, axis_1)
     {axis}_end = Add ({axis}_start, {axis}_length)
 
-    {axis}_float_start = Cast <to = 1> ({axis}_column)
-    {axis}_to_start = Sub ({axis}_float_start, {axis}_centre)
-    {axis}_to_middle = Add ({axis}_to_start, half)
-    {axis}_offset = Reshape ({axis}_to_middle, flat)
+    {axis}_start_at = Mul ({axis}_upright, {axis}_spacing)
+    {axis}_start_from_centre = Sub ({axis}_start_at, {axis}_centre)
+    {axis}_offset = Reshape ({axis}_start_from_centre, flat)
     {axis}_scalar_length = Squeeze ({axis}_length)
-    {axis}_float_length = Cast <to = 1> ({axis}_scalar_length)
-    {axis}_inputs = Range (zero, {axis}_float_length, one)
-    {axis}_input = Unsqueeze ({axis}_inputs, axis_1)
-    {axis}_apart = Add ({axis}_input, {axis}_offset)
-    {axis}_relative = Div ({axis}_apart, {axis}_reach)
-    {axis}_t = Abs ({axis}_relative)
+    {axis}_places = Range (first_of_all, {axis}_scalar_length, step)
+    {axis}_place = Unsqueeze ({axis}_places, axis_1)
+    {axis}_place_twice = Mul ({axis}_place, twice)
+    {axis}_place_odd = Add ({axis}_place_twice, axis_1)
+    {axis}_place_at = Mul ({axis}_place_odd, {axis}_outputs)
+    {axis}_apart = Add ({axis}_place_at, {axis}_offset)
+    {axis}_distance = Abs ({axis}_apart)
+    {axis}_near = Min ({axis}_distance, {axis}_support)
+    {axis}_to_end = Sub ({axis}_support, {axis}_near)
+    {axis}_float_to_end = Cast <to = 1> ({axis}_to_end)
+    {axis}_float_reach = Cast <to = 1> ({axis}_reach)
+    {axis}_u = Div ({axis}_float_to_end, {axis}_float_reach)
     {kernel}
     {axis}_sum = ReduceSum <keepdims = 1> ({axis}_kernel, axis_0)
     {axis}_weights = Div ({axis}_kernel, {axis}_sum)
@@ -95,24 +100,24 @@ WEIGHTS = """
     {axis}_singles = Constant <value_ints = {singles}> ()
     {weights} = Split <axis = 1> ({axis}_weights, {axis}_widths)
 """
-# Twice Keys' cubic with a = -0.5, in u = max(2 - t, 0) and v = max(1 - t, 0): u²(u - 1) + v²(2 - 4v)
+# Twice Keys' cubic with a = -0.5, in u = 2 - t, x = 1 - t and v = max(x, 0): u²x + v²(2 - 4v)
 CUBIC = """
-    {axis}_below_2 = Sub (two, {axis}_t)
-    {axis}_u = Relu ({axis}_below_2)
+    {axis}_to_1 = Sub ({axis}_reach, {axis}_near)
+    {axis}_float_to_1 = Cast <to = 1> ({axis}_to_1)
+    {axis}_x = Div ({axis}_float_to_1, {axis}_float_reach)
     {axis}_u_squared = Mul ({axis}_u, {axis}_u)
-    {axis}_u_less = Sub ({axis}_u, one)
-    {axis}_outer = Mul ({axis}_u_squared, {axis}_u_less)
-    {axis}_below_1 = Sub (one, {axis}_t)
-    {axis}_v = Relu ({axis}_below_1)
+    {axis}_outer = Mul ({axis}_u_squared, {axis}_x)
+    {axis}_v = Relu ({axis}_x)
     {axis}_v_squared = Mul ({axis}_v, {axis}_v)
-    {axis}_v_times_4 = Mul ({axis}_v, four)
-    {axis}_v_less = Sub (two, {axis}_v_times_4)
+    {axis}_two = Constant <value_float = 2.0> ()
+    {axis}_four = Constant <value_float = 4.0> ()
+    {axis}_v_times_4 = Mul ({axis}_v, {axis}_four)
+    {axis}_v_less = Sub ({axis}_two, {axis}_v_times_4)
     {axis}_inner = Mul ({axis}_v_squared, {axis}_v_less)
     {axis}_kernel = Add ({axis}_outer, {axis}_inner)
 """
 LINEAR = """
-    {axis}_below_1 = Sub (one, {axis}_t)
-    {axis}_kernel = Relu ({axis}_below_1)
+    {axis}_kernel = Identity ({axis}_u)
 """
 # Only rows from `top` to `bottom` are resampled: those that rows will be made of.
 BEFORE_COLUMNS = """
@@ -176,7 +181,7 @@ def resampling_text(size: tuple[int, int], interpolation: Literal["bicubic", "bi
     kernel = CUBIC if cubic else LINEAR
     (row_blocks, row_block), (column_blocks, column_block) = map(_divide, size)
     parts = [
-        CONSTANTS.format(radius=2.0 if cubic else 1.0),
+        CONSTANTS.format(radius=2 if cubic else 1),
         _weights("rows", row_blocks, row_block, kernel),
         _weights("columns", column_blocks, column_block, kernel),
         BEFORE_COLUMNS.format(
@@ -206,8 +211,8 @@ def _weights(axis: str, blocks: int, block: int, kernel: str) -> str:
         axis=axis,
         blocks=blocks,
         block=block,
-        counted=", ".join(f"{i}.0" for i in range(blocks * block)),
-        steps=f"{block - 1}.0",
+        counted=", ".join(map(str, range(blocks * block))),
+        steps=block - 1,
         kernel=kernel.format(axis=axis),
         widths=[block] * blocks,
         singles=[1] * blocks,

@@ -1,4 +1,4 @@
-"""How answers say that they may be wrong: label sets of a coverage, and `unknown`."""
+"""Settings of how answers state their uncertainty: label sets of a coverage, and `unknown`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from tgems_edge.maths.sets import DEFAULT_COVERAGE, SetMethod
 from tgems_edge.model_file.card import Card
 
-__all__ = ["NO_DOUBT", "Doubt", "choose_doubt"]
+__all__ = ["NO_SETS", "Uncertainty", "choose_uncertainty"]
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """What answers carry beside their best class."""
+class Uncertainty:
+    """Settings of label sets and of `unknown`."""
 
     coverage: float | None = None  # of the label sets; None without them
     method: SetMethod = "threshold"
     reject: float | None = None  # share of known pictures that may be called unknown; None: nothing is
 
 
-NO_DOUBT = Doubt()
+NO_SETS = Uncertainty()
 
 
-def choose_doubt(
+def choose_uncertainty(
     card: Card,
     coverage: float | None = None,
     method: SetMethod | None = None,
     reject: float | None = None,
-) -> Doubt:
-    """Return what was asked for; where no coverage was, a calibrated file has the default one.
+) -> Uncertainty:
+    """Return the chosen settings; a calibrated file gets label sets by default.
 
     Args:
         card: of the file that answers.
@@ -46,4 +46,4 @@ def choose_doubt(
     method = method or "threshold"
     if coverage is not None:
         card.set_bound(coverage, method)
-    return Doubt(coverage, method, reject)
+    return Uncertainty(coverage, method, reject)
