@@ -398,7 +398,7 @@ def test_a_tower_without_class_token_goes_the_whole_way(command, make_folder, tm
         result = command("export", "--layer", 2, "--head", heads, "--input", kind, "--output", model)
         assert result.exit_code == 0, result.stderr
         card = load(model).card
-        assert (card.pool, card.preprocessing.resize_mode, card.preprocessing.size) == (
+        assert (card.last_exit.pool, card.preprocessing.resize_mode, card.preprocessing.size) == (
             "mean",
             "squash",
             (256, 256),

@@ -16,8 +16,9 @@ from tgems_edge.progress import Reporter
 from tgems_edge.sources.data import read_labelled, read_unlabelled
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import load_templates
+from tgems_export.heads import learning, tgem_training
 from tgems_export.heads.file import load_head, load_head_card
-from tgems_export.heads.learning import TrainingSettings, learning, tgem_training, train_heads
+from tgems_export.heads.learning import TrainingSettings, train_heads
 from tgems_export.heads.tgem_training import TGemSettings, train_tgem_head
 from tgems_export.heads.training import TrainingSet
 
