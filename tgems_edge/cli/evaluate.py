@@ -124,7 +124,8 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
             "export it with --data or --calibration"
         )
     if evaluation.unreadable:
-        yield f"{evaluation.unreadable} of {evaluation.images + evaluation.unreadable} pictures could not be read"
+        total = evaluation.images + evaluation.unreadable
+        yield f"{evaluation.unreadable} of {total} pictures could not be read"
 
 
 def _as_json(evaluation: Evaluation, verified: bool) -> dict[str, Any]:
