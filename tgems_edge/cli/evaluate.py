@@ -26,11 +26,11 @@ from tgems_edge.cli.model_file import (
 from tgems_edge.cli.output import print_json, print_lines
 from tgems_edge.cli.tables import aligned, separated
 from tgems_edge.errors import AccuracyError, ImageError, InputError
+from tgems_edge.maths.sets import DEFAULT_COVERAGE
 from tgems_edge.printable import shortened
-from tgems_edge.sets import DEFAULT_COVERAGE
 
 if TYPE_CHECKING:
-    from tgems_edge.evaluation import Evaluation
+    from tgems_edge.runtime.evaluation import Evaluation
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -77,10 +77,10 @@ def evaluate(
 
     Example: tgems-edge evaluate pictures/ --model model.onnx --min-accuracy 0.8
     """
-    from tgems_edge.class_names import read_class_list
-    from tgems_edge.data import read_labelled, report_left_out
-    from tgems_edge.evaluation import evaluate
     from tgems_edge.progress import Reporter
+    from tgems_edge.runtime.evaluation import evaluate
+    from tgems_edge.sources.class_names import read_class_list
+    from tgems_edge.sources.data import read_labelled, report_left_out
 
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy:g}: give a share from 0 to 1, such as 0.8")
@@ -124,8 +124,8 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
             "export it with --data or --calibration"
         )
     if evaluation.unreadable:
-        total = evaluation.images + evaluation.unreadable
-        yield f"{evaluation.unreadable} of {total} pictures could not be read"
+        pictures = evaluation.images + evaluation.unreadable
+        yield f"{evaluation.unreadable} of {pictures} pictures could not be read"
 
 
 def _as_json(evaluation: Evaluation, verified: bool) -> dict[str, Any]:
@@ -190,8 +190,8 @@ def _exits(evaluation: Evaluation) -> list[str]:
     for exit in evaluation.exits:
         accuracy = "-" if exit.accuracy is None else f"{exit.accuracy:.1%}"
         rows.append([str(exit.layer), str(exit.images), f"{exit.share:.1%}", accuracy])
-    last = evaluation.card.dynamic.exits[-1]
-    relative = f"{evaluation.operations / last.operations:.0%} of exit {last.layer}'s"
+    last = evaluation.card.last_exit
+    relative = f"{evaluation.operations / (last.operations or 1):.0%} of exit {last.layer}'s"
     return [*aligned(rows), f"operations per picture  {_operations(evaluation.operations)} ({relative})"]
 
 

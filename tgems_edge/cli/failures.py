@@ -69,7 +69,7 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
 
 def _exit_if_graph_runs(ending: SystemExit) -> None:
     """End the process without cleaning up if a graph still runs, because cleaning up would crash it."""
-    background = sys.modules.get("tgems_edge.background")  # not imported if no graph ran
+    background = sys.modules.get("tgems_edge.runtime.background")  # not imported if no graph ran
     if background and background.is_any_left():
         _discard_unwritten()
         os._exit(ending.code if isinstance(ending.code, int) else 0)

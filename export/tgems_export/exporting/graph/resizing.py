@@ -1,6 +1,7 @@
 """Resizing and cropping inside the graph, for callers that have no Pillow: C++, JavaScript, phones.
 
-The arithmetic of the sizes is that of `tgems_edge.images.to_pixels`, and so of torchvision and open_clip.
+The arithmetic of the sizes is that of `tgems_edge.runtime.images.to_pixels`, and so of torchvision and
+open_clip.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import onnxruntime
 from onnx import compose, parser
 from PIL import Image
 
-from tgems_edge.card import Resizing
 from tgems_edge.errors import ParityError
-from tgems_edge.images import Preprocessing, resampling, to_pixels
-from tgems_edge.session import IMAGE, INPUT
-from tgems_export.resampling import resampling_text
+from tgems_edge.model_file.card import Preprocessing, Resizing, resampling
+from tgems_edge.model_file.gate import IMAGE, INPUT
+from tgems_edge.runtime.images import to_pixels
+from tgems_export.exporting.graph.resampling import resampling_text
 from tgems_export.threads import open_on_one_thread
 
 __all__ = ["compare_resizing", "resizing_graph", "with_resizing"]
@@ -75,11 +76,11 @@ WITHOUT_PADDING = """
 PADDING = """
     rows_same = Equal (rows_wanted, rows_index)
     columns_same = Equal (columns_wanted, columns_index)
-    rows_upright = Constant <value_ints = [-1, 1, 1]> ()
-    columns_upright = Constant <value_ints = [-1, 1]> ()
-    rows_all = Reshape (rows_same, rows_upright)
-    columns_all = Reshape (columns_same, columns_upright)
-    rows_count, columns_count = Split <axis = 0> (model, each_axis)
+    rows_mask_shape = Constant <value_ints = [-1, 1, 1]> ()
+    columns_mask_shape = Constant <value_ints = [-1, 1]> ()
+    rows_all = Reshape (rows_same, rows_mask_shape)
+    columns_all = Reshape (columns_same, columns_mask_shape)
+    rows_count, columns_count = Split <axis = 0> (model, each)
     rows_inside = Slice (rows_all, axis_0, rows_count, axis_0)
     columns_inside = Slice (columns_all, axis_0, columns_count, axis_0)
     inside = And (rows_inside, columns_inside)
