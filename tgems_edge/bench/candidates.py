@@ -62,12 +62,12 @@ class ModelFile(Candidate):
         return to_pixels(picture, card.preprocessing) if card.input == INPUT else np.asarray(picture)
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> Any:
-        """Return what the file says of them, checked."""
+        """Return the checked answers of the graph to B pictures."""
         return self.classifier.run(inputs)
 
     def answer(self, outputs: Any) -> list[int]:
         """Sort the classes by rate; return the exit layers."""
-        _ = outputs.order
+        _ = outputs.order  # sorts the classes
         layers: list[int] = outputs.exit_layers.tolist()
         return layers
 

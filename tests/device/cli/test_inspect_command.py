@@ -45,7 +45,8 @@ class TestJson:
         (line,) = done.stdout.splitlines()
         found = json.loads(line)
         header, card = read_header(built_in_model()), load(built_in_model()).card
-        assert found.keys() == {"file", "bytes", "header", "card", "digest_holds"}
+        assert found.keys() == {"file", "bytes", "header", "schema", "card", "digest_holds"}
+        assert found["schema"] == card.schema
         assert (found["file"], found["bytes"]) == (str(built_in_model()), built_in_model().stat().st_size)
         assert found["digest_holds"] is True
         assert found["card"] == json.loads(card.to_json())
