@@ -1,6 +1,7 @@
 # make demo          builds a virtual environment, exports exit 5 and classifies example pictures
 # make test          installs what the tests need, and runs the checkers and the tests
 # make check         the checkers and the fast tests only
+# make docs          builds the site of the documentation into build/docs, in an environment of its own
 # make test-newest   the tests with the newest versions that pyproject.toml allows, in an environment of its own
 # make test-lowest   and with the lowest
 # make lock          resolves requirements/ again; UPGRADE=1 takes the newest versions
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint test-newest test-lowest lock demo-clip built-in studies packs-given clean
+.PHONY: demo test check lint docs test-newest test-lowest lock demo-clip built-in studies packs-given clean
 
 demo:
 	@set -e; started=$$(date +%s); \
@@ -34,6 +35,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: build/uv/bin/uv
+	$(MAKE) .venv-docs
+	$(UV) pip sync --quiet --python .venv-docs/bin/python requirements/docs.txt
+	.venv-docs/bin/python docs/build.py
+
 test-newest:
 	$(MAKE) .venv-newest
 	.venv-newest/bin/pip install $(QUIETLY) --upgrade --upgrade-strategy eager --editable '.[dev]' --editable export
@@ -52,6 +58,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.10 --no-annot
 HASHED = $(COMPILE) --generate-hashes --constraint requirements/dev.txt
 lock: build/uv/bin/uv
 	$(COMPILE) pyproject.toml --extra dev --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra docs --constraint requirements/dev.txt --output-file requirements/docs.txt
 	$(HASHED) pyproject.toml --extra cpu --output-file requirements/device.txt
 	$(HASHED) pyproject.toml --output-file requirements/jetson.txt
 	$(HASHED) pyproject.toml --extra export --output-file requirements/workstation.txt
@@ -129,9 +136,9 @@ $(VENV)/.dev: pyproject.toml export/pyproject.toml requirements/dev.txt | $(VENV
 	$(INSTALL) --editable '.[dev]' --editable export
 	@touch $@ $(VENV)/.export
 
-$(VENV) .venv-newest .venv-lowest:
+$(VENV) .venv-docs .venv-newest .venv-lowest:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $@
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-lowest build
+	rm -rf $(VENV) .venv-docs .venv-newest .venv-lowest build

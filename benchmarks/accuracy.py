@@ -21,12 +21,13 @@ from measuring.result import save
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tgems_edge.data import read_labelled
-from tgems_edge.images import decode, to_pixels
-from tgems_edge.metrics import top_accuracy
+from tgems_edge.maths.metrics import top_accuracy
+from tgems_edge.maths.rates import class_rates
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.rates import class_rates
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.runtime.images import decode, to_pixels
+from tgems_edge.runtime.session import open_session
+from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rendering.pages import environment
 
-from tgems_edge import records
 from tgems_edge.bench.report import SCHEMA_VERSION, Case, Report, Result
+from tgems_edge.model_file import records
 
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
 FINDING = 1

@@ -26,10 +26,12 @@ from measuring.result import save
 from numpy.typing import NDArray
 from PIL import Image
 
-from tgems_edge.folders import find_pictures
-from tgems_edge.images import Preprocessing, read_pixels
-from tgems_edge.model import Classifier, built_in_model, load
+from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.model_file.default import built_in_model
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.classifier import Classifier, load
+from tgems_edge.runtime.images import read_pixels
+from tgems_edge.sources.folders import find_pictures
 
 DRAWN = 24
 SIZE = (4000, 3000)  # width and height of what is drawn
@@ -102,7 +104,7 @@ def size_rows(readings: dict[str, list[Reading]]) -> list[dict[str, object]]:
 
 def answer_facts(classifier: Classifier, readings: list[Reading]) -> dict[str, object]:
     """What the reduced scale does to labels and rates of the built-in model."""
-    rates = [classifier.run([getattr(r, way) for r in readings])[0] for way in ("whole", "reduced")]
+    rates = [classifier.run([getattr(r, way) for r in readings]).rates for way in ("whole", "reduced")]
     moved = np.abs(rates[0] - rates[1]).max(1)
     best, second = np.sort(rates[0], 1)[:, :2].T
     return {

@@ -21,9 +21,9 @@ from measuring.options import Quick
 from measuring.result import save
 from numpy.typing import NDArray
 
-from tgems_edge.data import read_labelled
-from tgems_edge.metrics import top_accuracy
+from tgems_edge.maths.metrics import top_accuracy
 from tgems_edge.progress import Reporter
+from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.features import Features, compute_features

@@ -21,7 +21,7 @@ from measuring.machine import int8_target
 from measuring.options import Quick
 from measuring.result import save
 
-from tgems_edge.model import built_in_model
+from tgems_edge.model_file.default import built_in_model
 
 BUILT_IN, FP32, INT8 = "built-in file", f"{ENCODER}, exit {LAYER}, fp32", f"{ENCODER}, exit {LAYER}, INT8"
 

@@ -102,7 +102,7 @@ def check_files(tower: Tower, budget: float) -> list[Equality]:
     """
     decision = decided(tower, SHIPPED, budget)
     point = Decider(run(tower, tower.heads, INT8), SHIPPED).point(budget)
-    thresholds = [exit_.threshold for exit_ in decision.exits[:-1]]
+    thresholds = [exit_.gate.threshold for exit_ in decision.exits if exit_.gate]
     if thresholds != point.thresholds or not np.isclose(decision.operations, point.calibration.operations):
         raise ValueError(f"export would decide otherwise: {thresholds}, and here {point.thresholds}")
     model = gated(tower, decision)

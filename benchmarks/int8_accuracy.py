@@ -22,9 +22,9 @@ from measuring.pictures import paths_of, read_all
 from measuring.result import save
 from numpy.typing import NDArray
 
-from tgems_edge.data import read_labelled
 from tgems_edge.errors import AccuracyError
 from tgems_edge.progress import Reporter
+from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts
 from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190

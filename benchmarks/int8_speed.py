@@ -34,9 +34,9 @@ from measuring.profile import RUNS, WARM_UP, Recording, record, sum_by_operator
 from measuring.result import save
 from measuring.timing import SECONDS, Times, session_run, time_in_turn
 
-from tgems_edge.folders import find_pictures
 from tgems_edge.progress import Reporter
-from tgems_edge.session import open_session
+from tgems_edge.runtime.session import open_session
+from tgems_edge.sources.folders import find_pictures
 
 Case = tuple[int, int]  # batch size and number of threads
 

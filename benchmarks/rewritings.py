@@ -20,7 +20,7 @@ from measuring.result import save
 from measuring.timing import SECONDS, session_run, time_in_turn
 
 from tgems_edge.progress import Reporter
-from tgems_edge.session import open_session
+from tgems_edge.runtime.session import open_session
 from tgems_export.encoders.encoder import RANDOM, load_encoder
 from tgems_export.encoders.towers import blocks
 

@@ -22,8 +22,9 @@ from measuring.result import save
 from numpy.typing import NDArray
 from PIL import Image
 
-from tgems_edge.model import Classifier, built_in_model, load
+from tgems_edge.model_file.default import built_in_model
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.classifier import Classifier, load
 
 RUNS = 100_000
 THREADS = 4

@@ -30,7 +30,7 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from tgems_edge.progress import Reporter
-from tgems_edge.session import open_session
+from tgems_edge.runtime.session import open_session
 from tgems_export.encoders.encoder import RANDOM, load_encoder
 
 EAGER = "full, PyTorch"

@@ -19,8 +19,8 @@ from measuring.commands import COMMAND
 from measuring.options import Quick
 from measuring.result import save
 
-from tgems_edge.data import read_labelled
 from tgems_edge.progress import Reporter
+from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.encoders.features import compute_features
 from tgems_export.exporting.freeze import DEMO_HEADS

@@ -25,9 +25,9 @@ from measuring.options import Quick
 from measuring.result import save as save_result
 from PIL import Image, ImageCms, ImageFile
 
-from tgems_edge.decoding.limits import MAX_PIXELS
-from tgems_edge.formats import can_decode
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.decoding.limits import MAX_PIXELS
+from tgems_edge.sources.formats import can_decode
 
 SIDE, WEBP_SIDE = isqrt(MAX_PIXELS), isqrt(MAX_PIXELS // 2)  # pixels of WebP count twice
 TILE, COARSE = 64, 8  # squares of noise, repeated, and pixels of each
@@ -35,7 +35,8 @@ TILE, COARSE = 64, 8  # squares of noise, repeated, and pixels of each
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from tgems_edge.images import Preprocessing, read_pixels
+from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.runtime.images import read_pixels
 def peak():  # of this program: getrusage counts what its parent had
     return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 wanted = Preprocessing((224, 224), "shortest", "bicubic", 0, (0.0,) * 3, (1.0,) * 3, "srgb")

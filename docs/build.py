@@ -1,8 +1,8 @@
 """Build the site of the documentation into build/docs: python docs/build.py
 
-The pages lie where GitHub shows them: docs/, benchmarks/results, the changelog beside the README. Their links are
-relative and lead somewhere there. This puts copies of them into build/site-source, with links that hold in the
-site, and calls Zensical, for which a warning is an error.
+The pages lie where GitHub shows them: docs/, benchmarks/results, the changelog beside the README. Their links
+are relative and lead somewhere there. This puts copies of them into build/site-source, with links that hold
+in the site, and calls Zensical, for which a warning is an error.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +89,8 @@ def write_source() -> None:
 
 def main() -> None:
     """Build the site; the exit code is that of Zensical where it finds something wrong."""
+    if find_spec("zensical") is None:
+        raise SystemExit("error: Zensical is missing: pip install '.[docs]', with Python 3.11 or later")
     write_source()
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", CONFIG]
     if code := subprocess.run(command, cwd=SOURCE).returncode:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tgems_edge.errors import TgemsError
-    from tgems_edge.model import Classifier, Result, load
+    from tgems_edge.runtime.classifier import Classifier, load
+    from tgems_edge.runtime.result import Result
 
 __all__ = ["Classifier", "Result", "TgemsError", "__version__", "load"]
 
@@ -24,10 +25,10 @@ __version__ = "0.2.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULE_OF = {
-    "Classifier": "tgems_edge.model",
-    "Result": "tgems_edge.model",
+    "Classifier": "tgems_edge.runtime.classifier",
+    "Result": "tgems_edge.runtime.result",
     "TgemsError": "tgems_edge.errors",
-    "load": "tgems_edge.model",
+    "load": "tgems_edge.runtime.classifier",
 }
 
 

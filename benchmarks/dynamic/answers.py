@@ -26,9 +26,10 @@ from measuring.pictures import paths_of, read_all
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tgems_edge.data import ImageFolder, read_labelled, refuse_shared
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.runtime.session import open_session
+from tgems_edge.sources.data import ImageFolder, read_labelled, refuse_shared
 from tgems_export.cache import cache_root
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.features import compute_features

@@ -17,11 +17,12 @@ import onnx
 from numpy.typing import NDArray
 
 from dynamic.answers import INT8, Costs, Tower
-from tgems_edge.card import DynamicExit
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.card import Exit
+from tgems_edge.model_file.gate import INPUT, OUTPUTS
 from tgems_edge.progress import Reporter
-from tgems_edge.rates import posterior
-from tgems_edge.session import INPUT, OUTPUTS, open_session
-from tgems_export.exporting.dynamic.decisions import Decision, ExitOutline, decide, write
+from tgems_edge.runtime.session import open_session
+from tgems_export.exporting.dynamic.decisions import Decision, decide, write
 from tgems_export.exporting.dynamic.gates import exits_taken, features
 from tgems_export.exporting.graph.assembly import flat, nested, split
 
@@ -35,14 +36,14 @@ def decided(tower: Tower, layers: Sequence[int], budget: float) -> Decision:
     """What `export` would decide about these exits."""
     heads = tower.heads
     answers = tower.said(heads, INT8).calibration
-    outlines = [
-        ExitOutline(part.layer, part.head.k, part.pool, operations)
+    exits = [
+        Exit(part.layer, part.head.k, part.pool, "tgem", operations, None, None)
         for part, operations in zip(
             (heads.parts[layer - 1] for layer in layers), heads.costs.operations(layers), strict=True
         )
     ]
     chosen = [answers[layer - 1] for layer in layers]
-    return decide(chosen, heads.material.calibration.labels, outlines, heads.costs.full, budget)
+    return decide(chosen, heads.material.calibration.labels, exits, heads.costs.full, budget)
 
 
 def gated(tower: Tower, decision: Decision) -> onnx.ModelProto:
@@ -142,7 +143,7 @@ class Equality:
 
 
 def compare_with_segments(
-    model: onnx.ModelProto, exits: Sequence[DynamicExit], pixels: Pixels, batch: int
+    model: onnx.ModelProto, exits: Sequence[Exit], pixels: Pixels, batch: int
 ) -> Equality:
     """Runs both over all pictures.
 
@@ -172,7 +173,7 @@ def compare_with_segments(
     )
 
 
-def _by_segments(segments: Sequence, exits: Sequence[DynamicExit], pixels: Pixels) -> list[NDArray]:
+def _by_segments(segments: Sequence, exits: Sequence[Exit], pixels: Pixels) -> list[NDArray]:
     """Rates, probabilities, label and exit of pictures, where numpy decides who goes on."""
     known, go_on, rates, probabilities = {INPUT: pixels}, [], [], []
     for session, exit_ in zip(segments, exits, strict=True):
@@ -181,10 +182,10 @@ def _by_segments(segments: Sequence, exits: Sequence[DynamicExit], pixels: Pixel
         known |= dict(zip(names, session.run(names, inputs), strict=True))
         rates.append(known[f"rates_{exit_.layer}"])
         probabilities.append(posterior(rates[-1].astype(np.float64), exit_.k, exit_.temperature))
-        if exit_.weights is not None:
+        if gate := exit_.gate:
             seen = features(probabilities[-1], known[f"spread_{exit_.layer}"])
-            score = 1 / (1 + np.exp(-(seen @ np.array(exit_.weights) + exit_.bias)))
-            go_on.append((score < exit_.threshold) | (exit_.threshold == 1))
+            score = 1 / (1 + np.exp(-(seen @ np.array(gate.weights) + gate.bias)))
+            go_on.append((score < gate.threshold) | (gate.threshold == 1))
     taken, rows = exits_taken(go_on), np.arange(len(pixels))
     own = np.stack(rates)[taken, rows]
     layers = np.array([exit_.layer for exit_ in exits])

@@ -24,7 +24,7 @@ RUN_FILE = """
 import sys
 from pathlib import Path
 import numpy as np
-from tgems_edge.session import open_session
+from tgems_edge.runtime.session import open_session
 session = open_session(Path(sys.argv[1]), threads=1)
 value = session.get_inputs()[0]
 kind = np.uint8 if value.type == "tensor(uint8)" else np.float32

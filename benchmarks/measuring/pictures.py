@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tgems_edge.data import ImageFolder
-from tgems_edge.images import Preprocessing, read_pixels
+from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.runtime.images import read_pixels
+from tgems_edge.sources.data import ImageFolder
 
 __all__ = ["paths_of", "read_all"]
 

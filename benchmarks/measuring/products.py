@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from measuring.files import OPSET
 from measuring.machine import Target
-from tgems_edge.session import open_session
+from tgems_edge.runtime.session import open_session
 from tgems_export.exporting.graph.onnx_graph import label_weights
 from tgems_export.exporting.quantization.recipe import Recipe, quantise
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from tgems_edge.session import open_session
+from tgems_edge.runtime.session import open_session
 
 __all__ = ["RUNS", "WARM_UP", "Kernel", "Recording", "record", "shapes", "sum_by_operator"]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from tgems_edge.bench.tower_card import TOWER_KEY, TowerCard
 from tgems_edge.errors import InputError
-from tgems_edge.records import to_json
+from tgems_edge.model_file.records import to_json
 from tgems_export.encoders.checkpoints.loading import DEMO, RANDOM
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.exporting.graph.onnx_graph import IR_VERSION

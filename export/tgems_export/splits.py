@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tgems_edge.data import ImageFolder
 from tgems_edge.errors import DataError
+from tgems_edge.sources.data import ImageFolder
 
 __all__ = ["deal", "split"]
 

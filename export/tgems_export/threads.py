@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
-from tgems_edge.session import choose_threads, open_session
+from tgems_edge.runtime.session import choose_threads, open_session
 
 if TYPE_CHECKING:
     import onnxruntime

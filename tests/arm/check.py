@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tgems_edge.folders import find_pictures
-from tgems_edge.model import built_in_model, load
+from tgems_edge.model_file.default import built_in_model
+from tgems_edge.runtime.classifier import load
+from tgems_edge.sources.folders import find_pictures
 from tgems_export.pictures import draw, draw_many
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper
 
-from tgems_edge.card import METADATA_KEY, seal
-from tgems_edge.model import built_in_model
+from tgems_edge.model_file.card import METADATA_KEY
+from tgems_edge.model_file.default import built_in_model
+from tgems_edge.model_file.seal import seal
 
 SECRET = "/etc/passwd"
 MEMORY = "*/_ORT_MEM_ADDR_/*"  # how onnxruntime names tensors that lie at an address of its own memory

@@ -20,8 +20,9 @@ from attacks.models import ANSWERS, SECRET, STRUCTURE, Attack, slow  # noqa: E40
 
 from tgems_edge.cli import app  # noqa: E402
 from tgems_edge.errors import ModelFileError  # noqa: E402
-from tgems_edge.gate import check_model_file, check_structure  # noqa: E402
-from tgems_edge.model import Classifier, built_in_model, load  # noqa: E402
+from tgems_edge.model_file.default import built_in_model  # noqa: E402
+from tgems_edge.model_file.gate import check_model_file, check_structure  # noqa: E402
+from tgems_edge.runtime.classifier import Classifier, load  # noqa: E402
 
 PICTURE = Path(__file__).parents[2] / "examples" / "chelsea.jpg"
 COMMAND = [sys.executable, "-m", "tgems_edge"]

@@ -1,6 +1,7 @@
 """Pictures drawn from seeds, the built-in model, and a model so small that its answers are obvious."""
 
 import hashlib
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,20 +9,23 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tgems_edge.card import (
+from tgems_edge.model_file.card import (
     METADATA_KEY,
-    CalibrationData,
+    Calibration,
     Card,
     Dynamic,
-    DynamicExit,
     EncoderId,
+    Exit,
+    ExitCalibration,
+    ExitGate,
     Parity,
+    Preprocessing,
     Sample,
     noise_pixels,
-    seal,
 )
-from tgems_edge.images import Preprocessing
-from tgems_edge.model import built_in_model, load
+from tgems_edge.model_file.default import built_in_model
+from tgems_edge.model_file.seal import seal
+from tgems_edge.runtime.classifier import load
 
 MACHINES = Path(__file__).parent / "machines"
 
@@ -49,21 +53,14 @@ def colour_card():
         classes=("red", "green", "blue"),
         classes_not_trained=("blue",),
         templates=("a photo of {}.",),
-        layer=4,
-        k=2,
-        pool="cls",
         encoder=EncoderId("colours", None, "ab" * 32),
         input="pixels",
         preprocessing=Preprocessing((6, 10), "squash", "bilinear", 0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-        temperature=None,
-        conformal=None,
-        conformal_adaptive=None,
-        rejection=None,
+        exits=(Exit(4, 2, "cls", "tgem", None, None, None),),
+        dynamic=None,
         calibration=None,
         precision="fp32",
         quantisation=None,
-        dynamic=None,
-        head_kind=None,
         opset=18,
         parity=Parity(3, "plain colours", 0.0, 1.0),
         resizing=None,
@@ -79,11 +76,13 @@ def calibrated_card(colour_card):
     """The same model, calibrated: one colour is sure, two of equal strength are a set, black is unknown."""
     return replace(
         colour_card,
-        temperature=1.0,
-        conformal={"0.8": 0.3, "0.9": 0.6, "0.95": 0.8, "0.99": 0.95},
-        conformal_adaptive={"0.8": 0.1, "0.9": 0.4, "0.95": 0.5, "0.99": 0.8},
-        rejection={"0.01": -0.05, "0.05": -0.25, "0.1": -0.6, "0.2": -0.9},
-        calibration=CalibrationData.of([hashlib.sha256(bytes([i])).digest() for i in range(200)]),
+        exits=(replace(colour_card.last_exit, calibration=ExitCalibration(1.0, 0.0, 1.0)),),
+        calibration=Calibration.of(
+            [hashlib.sha256(bytes([i])).digest() for i in range(200)],
+            conformal={"0.8": 0.3, "0.9": 0.6, "0.95": 0.8, "0.99": 0.95},
+            conformal_adaptive={"0.8": 0.1, "0.9": 0.4, "0.95": 0.5, "0.99": 0.8},
+            rejection={"0.01": -0.05, "0.05": -0.25, "0.1": -0.6, "0.2": -0.9},
+        ),
     )
 
 
@@ -94,15 +93,48 @@ def dynamic_card(calibrated_card):
     A rate of block 5 is 8 - 8 times the colour, and its temperature makes the probabilities the same. All
     are far above those of block 2, but only that of black is far above its exit's `surprise`.
     """
-    early = DynamicExit(2, 2, "cls", 1.0, -0.9, (4.0, 1.0, 0.5), -2.0, 0.6, 10_000_000, 0.75)
-    late = DynamicExit(5, 2, "cls", 8.0, 4.0, None, None, None, 40_000_000, 0.25)
+    gate = ExitGate((4.0, 1.0, 0.5), -2.0, 0.6)
+    early = Exit(2, 2, "cls", "tgem", 10_000_000, gate, ExitCalibration(1.0, -0.9, 0.75))
+    late = Exit(5, 2, "cls", "tgem", 40_000_000, None, ExitCalibration(8.0, 4.0, 0.25))
+    rejection = {"0.01": 2.0, "0.05": 1.0, "0.1": 0.5, "0.2": 0.2}
     return replace(
         calibrated_card,
-        layer=5,
-        temperature=8.0,
-        rejection={"0.01": 2.0, "0.05": 1.0, "0.1": 0.5, "0.2": 0.2},
-        dynamic=Dynamic(0.5, 0.4375, (early, late), {"3": "nothing would leave there"}),
+        exits=(early, late),
+        dynamic=Dynamic(0.5, 40_000_000, {"3": "nothing would leave there"}),
+        calibration=replace(calibrated_card.calibration, rejection=rejection),
     )
+
+
+@pytest.fixture(scope="session")
+def as_schema_1():
+    """as_schema_1(card): the JSON that schema 1 had of a card: several exits and the last of them again."""
+    return write_as_schema_1
+
+
+def write_as_schema_1(card):
+    """A card as schema 1 had it: the last exit in fields of its own, and all exits again in `dynamic`."""
+    data = json.loads(card.to_json())
+    exits, dynamic, fitted = data.pop("exits"), data["dynamic"], data["calibration"] or {}
+    last, tables = exits[-1], ("conformal", "conformal_adaptive", "rejection")
+    flat = [
+        {
+            **{key: exit[key] for key in ("layer", "k", "pool", "operations")},
+            **(exit["calibration"] or {}),
+            **(exit["gate"] or dict.fromkeys(("weights", "bias", "threshold"))),
+        }
+        for exit in exits
+    ]
+    if dynamic:
+        full = dynamic.pop("full_operations")
+        took = sum(exit["share"] * exit["operations"] for exit in flat)
+        dynamic |= {"operations": took / full, "exits": flat}
+    return {
+        **data,
+        **{name: fitted.pop(name, None) for name in tables},
+        **{name: last[name] for name in ("layer", "k", "pool", "head_kind")},
+        "temperature": last["calibration"] and last["calibration"]["temperature"],
+        "schema": 1,
+    }
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from tgems_edge.card import Quantisation
 from tgems_edge.cli import app
 from tgems_edge.doctor import probe
 from tgems_edge.doctor.checks import check
 from tgems_edge.doctor.diagnosis import Diagnosis
 from tgems_edge.doctor.probe import Failure, ModelFacts, Runtime, try_runtime
 from tgems_edge.machine import describe, observe
-from tgems_edge.model import built_in_model
+from tgems_edge.model_file.card import Quantisation
+from tgems_edge.model_file.default import built_in_model
 
 CPU = "CPUExecutionProvider"
 GENERIC = ModelFacts("model.onnx", 2_000_000, 8, 18, "int8", "generic")

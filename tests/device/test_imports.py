@@ -51,7 +51,12 @@ def test_classifying_loads_nothing_that_only_other_commands_need(tmp_path):
     path = tmp_path / "picture.png"
     Image.new("RGB", (32, 32), "teal").save(path)
     loaded = loaded_by(COMMAND, "classify", str(path))
-    assert not loaded & {"rich", "tgems_edge.data", "tgems_edge.evaluation", "tgems_edge.progress"}
+    assert not loaded & {
+        "rich",
+        "tgems_edge.sources.data",
+        "tgems_edge.runtime.evaluation",
+        "tgems_edge.progress",
+    }
 
 
 def test_evaluating_loads_nothing_of_the_workstation(tmp_path):
@@ -69,7 +74,7 @@ def test_doctor_needs_nothing_that_may_be_broken():
 
 def test_inspecting_loads_nothing_that_runs_models():
     loaded = loaded_by(COMMAND, "inspect")
-    assert "tgems_edge.onnx_file" in loaded
+    assert "tgems_edge.model_file.onnx_file" in loaded
     assert not loaded & (WORKSTATION | {"tgems_export", "onnxruntime"})
 
 

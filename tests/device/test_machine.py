@@ -54,7 +54,7 @@ class TestBoards:
         assert (found.processor, found.cores) == ("Cortex-A78AE", 6)
         assert conditions.power_mode == "15W"
         assert conditions.throttled == ("over-current since boot",)
-        assert conditions.celsius == 50.468  # and not that of the sensor that is switched off
+        assert conditions.celsius == 50.468  # the disabled sensor is ignored
 
     def test_hyperthreads_are_no_cores(self, machine):
         found = describe(machine("mini_pc"))
@@ -78,7 +78,7 @@ class TestLimits:
     def test_memory_is_what_the_container_may_have(self, machine):
         root = machine("container")
         assert describe(root).memory == 512 * 2**20
-        assert observe(root).free == 512 * 2**20 - (209715200 - 94371840)  # its file cache is given back
+        assert observe(root).free == 512 * 2**20 - (209715200 - 94371840)  # its file cache can be freed
 
     def test_the_older_control_groups_count_as_well(self, machine):
         root = machine("container_v1")

@@ -19,12 +19,13 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["tgems_edge", "PIL"]):
-    from tgems_edge.card import METADATA_KEY, Card, is_sealed
     from tgems_edge.errors import ImageError, ModelFileError
-    from tgems_edge.gate import check_model_file
-    from tgems_edge.images import Preprocessing, read_pixels
-    from tgems_edge.model import built_in_model
-    from tgems_edge.onnx_file import read_header
+    from tgems_edge.model_file.card import METADATA_KEY, Card, Preprocessing
+    from tgems_edge.model_file.default import built_in_model
+    from tgems_edge.model_file.gate import check_model_file
+    from tgems_edge.model_file.onnx_file import read_header
+    from tgems_edge.model_file.seal import is_sealed
+    from tgems_edge.runtime.images import read_pixels
 
 WANTED = Preprocessing((32, 32), "shortest", "bicubic", 0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tgems_edge
-from tgems_edge.model import built_in_model
+from tgems_edge.model_file.default import built_in_model
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = [Requirement(text) for text in requires("tgems-edge")]

@@ -1,6 +1,5 @@
 """What the README says is what happens."""
 
-import dataclasses
 import os
 import re
 from pathlib import Path
@@ -8,15 +7,14 @@ from pathlib import Path
 import pytest
 import readme
 
-from tgems_edge.card import Card
-
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", README, re.DOTALL)
-
-
-def snippets(language: str) -> list[str]:
-    return [code for kind, code in SNIPPETS if kind == language]
+SNIPPET = re.compile(r"<!-- run -->\n```python\n(.*?)```", re.DOTALL)
+SNIPPETS = [
+    (str(page.relative_to(ROOT)), code)
+    for page in readme.PAGES
+    for code in SNIPPET.findall(page.read_text(encoding="utf-8"))
+]
 
 
 @pytest.fixture
@@ -27,14 +25,17 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize("code", snippets("python"))
-def test_python_snippets_run(code: str, plain_environment: None, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(code, "README.md", "exec"), {})
+@pytest.mark.parametrize(("page", "code"), SNIPPETS, ids=[page for page, _ in SNIPPETS])
+def test_python_snippets_run(
+    page: str, code: str, plain_environment: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(compile(code, page, "exec"), {})
     assert "cat" in capsys.readouterr().out
 
 
 def test_there_are_snippets_to_run() -> None:
-    assert snippets("console") and snippets("python")
+    assert "README.md" in dict(SNIPPETS)
+    assert "<!-- run -->\n```console\n$ tgems-edge " in README
 
 
 def test_tables_and_transcripts_are_what_the_commands_print(plain_environment: None) -> None:
@@ -43,23 +44,26 @@ def test_tables_and_transcripts_are_what_the_commands_print(plain_environment: N
         assert readme.fill(text, page) == text
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Card)])
-def test_the_specification_names_every_field_of_the_card(field: str) -> None:
-    specification = README.split("## The model file")[1].split("\n## ")[0]
-    assert f"`{field}`" in specification
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 200
+    assert len(README) < 15_000
+
+
+def test_it_has_one_table_of_results_with_ten_rows_at_most() -> None:
+    results = re.findall(r"<!-- benchmarks/.*?<!-- end -->", README, re.DOTALL)
+    assert len(results) == 1
+    rows = [line for line in results[0].splitlines() if line.startswith("| ")]
+    assert 3 <= len(rows) <= 12  # with the header and the line below it
+
+
+def test_it_states_the_limits() -> None:
+    limits = README.split("\n## Limits\n")[1].split("\n## ")[0]
+    for said in ("demo", "Raspberry Pi or Jetson", "in all 8 sets", "random weights"):
+        assert said in limits
 
 
 def test_every_command_and_option_shown_exists(commands_shown, unknown_commands) -> None:
     commands = {command for command, _ in commands_shown(README)}
-    assert {
-        "train",
-        "export",
-        "study",
-        "classify",
-        "evaluate",
-        "inspect",
-        "verify",
-        "doctor",
-        "bench",
-    } <= commands
+    device = {"classify", "evaluate", "bench", "verify", "inspect", "doctor"}
+    assert device | {"train", "export"} <= commands
     assert unknown_commands(README) == []

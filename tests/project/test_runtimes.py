@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tgems_edge.model import Classifier, built_in_model
+from tgems_edge.model_file.default import built_in_model
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.classifier import Classifier
 from tgems_export.exporting.drafts import Dynamics
 from tgems_export.exporting.freeze import Form, freeze, load_exits
 from tgems_export.pictures import draw

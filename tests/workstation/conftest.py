@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from tgems_edge.cli import app
-from tgems_edge.data import read_labelled
-from tgems_edge.images import to_pixels
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.runtime.images import to_pixels
+from tgems_edge.runtime.session import open_session
+from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.encoders.prompts import load_templates

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tgems_edge.data import read_labelled, read_unlabelled, refuse_shared
-from tgems_edge.digests import beginnings, join_beginnings
 from tgems_edge.errors import DataError
+from tgems_edge.model_file.digests import beginnings, join_beginnings
+from tgems_edge.sources.data import read_labelled, read_unlabelled, refuse_shared
 from tgems_export.splits import deal, split
 
 

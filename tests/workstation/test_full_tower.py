@@ -10,8 +10,8 @@ from tgems_edge.bench import measure
 from tgems_edge.bench.candidates import open_candidate
 from tgems_edge.bench.make_tower import make_tower
 from tgems_edge.errors import EncoderError
-from tgems_edge.images import to_pixels
-from tgems_edge.model import built_in_model
+from tgems_edge.model_file.default import built_in_model
+from tgems_edge.runtime.images import to_pixels
 from tgems_export.full_tower import write_full_tower
 from tgems_export.pictures import draw
 

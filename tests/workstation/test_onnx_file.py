@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tgems_edge.model import built_in_model
-from tgems_edge.onnx_file import read_header
+from tgems_edge.model_file.default import built_in_model
+from tgems_edge.model_file.onnx_file import read_header
 
 
 def value(name):

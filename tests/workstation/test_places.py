@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from attacks.names import NAMES, is_calm
 
-from tgems_edge.data import read_labelled
 from tgems_edge.errors import InputError
 from tgems_edge.progress import Reporter
+from tgems_edge.sources.data import read_labelled
 from tgems_export import cache as places
 from tgems_export import outputs
 from tgems_export.cache import cache_root, give_home, usable_cache

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tgems_edge.bench.tower_card import read_tower_card
-from tgems_edge.card import Card, noise_pixels
-from tgems_edge.decoding import Colour
-from tgems_edge.gate import check_structure
-from tgems_edge.images import decode, to_pixels
-from tgems_edge.model import Classifier
-from tgems_edge.rates import top_k
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.maths.rates import top_k
+from tgems_edge.model_file.card import Card, Colour, noise_pixels
+from tgems_edge.model_file.gate import INPUT, check_structure
+from tgems_edge.runtime.classifier import Classifier
+from tgems_edge.runtime.images import decode, to_pixels
+from tgems_edge.runtime.session import open_session
 
 __all__ = ["STAGES", "Candidate", "Run", "open_candidate", "run", "same_labels"]
 
@@ -63,14 +62,13 @@ class ModelFile(Candidate):
         return to_pixels(picture, card.preprocessing) if card.input == INPUT else np.asarray(picture)
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> Any:
-        """Return class-rates (B, C), probabilities (B, C) and exit layers (B,)."""
+        """Return what the file says of them, checked."""
         return self.classifier.run(inputs)
 
     def answer(self, outputs: Any) -> list[int]:
         """Sort the classes by rate; return the exit layers."""
-        rates, _, exit_layers = outputs
-        top_k(rates, rates.shape[1])
-        layers: list[int] = exit_layers.tolist()
+        _ = outputs.order
+        layers: list[int] = outputs.exit_layers.tolist()
         return layers
 
 
@@ -152,7 +150,7 @@ def same_labels(classifier: Classifier) -> bool:
     """Return whether the noise samples in the card get the labels that they got at export."""
     card: Card = classifier.card
     noise = [sample for sample in card.samples if sample.kind == "noise"]
-    found = (classifier.run(noise_pixels(s.content, card.preprocessing.size)[None])[0] for s in noise)
+    found = (classifier.run(noise_pixels(s.content, card.preprocessing.size)[None]) for s in noise)
     return all(
-        rates[0].argmin() == np.argmin(sample.rates) for rates, sample in zip(found, noise, strict=True)
+        answers.labels[0] == np.argmin(sample.rates) for answers, sample in zip(found, noise, strict=True)
     )

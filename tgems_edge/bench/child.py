@@ -16,7 +16,7 @@ from typing import Any
 
 from tgems_edge.bench.candidates import STAGES, ModelFile, open_candidate, run, same_labels
 from tgems_edge.errors import TgemsError
-from tgems_edge.session import import_onnxruntime
+from tgems_edge.runtime.session import import_onnxruntime
 
 STATUS = Path("/proc/self/status")
 KEYS = {"peak": "VmHWM", "steady": "VmRSS"}  # in KiB

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from tgems_edge.bench.candidates import Candidate, open_candidate
 from tgems_edge.bench.report import Memory, Spread, Start
-from tgems_edge.card import Card
 from tgems_edge.children import start_child
 from tgems_edge.errors import ModelFileError
+from tgems_edge.model_file.card import Card
 
 __all__ = ["FileProbe", "MeasuredFile", "measure_starts", "probe"]
 

@@ -25,12 +25,12 @@ from tgems_edge.bench.report import (
     TimesFaster,
 )
 from tgems_edge.bench.steady_state import Runs, run_interleaved
-from tgems_edge.card import Card
 from tgems_edge.errors import ModelFileError
 from tgems_edge.machine import describe, observe
-from tgems_edge.model import built_in_model
+from tgems_edge.model_file.card import Card
+from tgems_edge.model_file.default import built_in_model
 from tgems_edge.progress import Reporter
-from tgems_edge.session import import_onnxruntime
+from tgems_edge.runtime.session import import_onnxruntime
 
 __all__ = ["FULL", "Settings", "measure"]
 

@@ -10,11 +10,11 @@ from statistics import fmean
 from PIL import Image
 
 from tgems_edge.bench.report import Pictures
-from tgems_edge.card import noise_pixels
 from tgems_edge.errors import DataError, ImageError
-from tgems_edge.folders import find_pictures
-from tgems_edge.images import decode
+from tgems_edge.model_file.card import noise_pixels
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.images import decode
+from tgems_edge.sources.folders import find_pictures
 
 __all__ = ["PictureCycle", "draw_pictures", "pictures_from_folder"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tgems_edge import records
 from tgems_edge.errors import ModelFileError
-from tgems_edge.images import Preprocessing
+from tgems_edge.model_file import records
+from tgems_edge.model_file.card import Preprocessing
 
 if TYPE_CHECKING:
     import onnxruntime

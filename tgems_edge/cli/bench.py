@@ -14,7 +14,7 @@ import typer
 from tgems_edge.cli.model_file import Json, MaxPixels, Provider, Quiet
 from tgems_edge.cli.output import print_json, print_lines, report_error
 from tgems_edge.errors import InputError
-from tgems_edge.model import default_model
+from tgems_edge.model_file.default import default_model
 
 if TYPE_CHECKING:
     from tgems_edge.bench.pictures import PictureCycle
@@ -82,10 +82,10 @@ def bench(
     Example: tgems-edge bench model.onnx --threads 1 --threads 4 --batch 1 --batch 16 --seconds 5
     """
     from tgems_edge.bench.measure import Settings, measure
-    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.machine import physical_cores
     from tgems_edge.progress import Reporter
-    from tgems_edge.session import choose_threads
+    from tgems_edge.runtime.decoding.limits import set_limit
+    from tgems_edge.runtime.session import choose_threads
 
     _check_options(seconds, against)
     set_limit(max_pixels)

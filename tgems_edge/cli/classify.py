@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-from tgems_edge.card import Card
 from tgems_edge.cli.model_file import (
     Batch,
     FastDecode,
@@ -30,17 +29,19 @@ from tgems_edge.cli.model_file import (
 )
 from tgems_edge.cli.output import print_json, print_lines, print_note, report_error
 from tgems_edge.errors import ImageError, InputError
-from tgems_edge.folders import LeftOut, find_pictures
-from tgems_edge.globs import find_matches
-from tgems_edge.images import Picture
-from tgems_edge.model import Classifier, Result, Speed
+from tgems_edge.maths.sets import SetMethod
+from tgems_edge.model_file.card import Card
 from tgems_edge.printable import padded, printable, width
-from tgems_edge.sets import DEFAULT_COVERAGE, SetMethod
+from tgems_edge.runtime.classifier import Classifier
+from tgems_edge.runtime.images import Picture
+from tgems_edge.runtime.result import Result, Speed
+from tgems_edge.runtime.uncertainty import Uncertainty, choose_uncertainty
+from tgems_edge.sources.folders import LeftOut, find_pictures
+from tgems_edge.sources.globs import find_matches
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 STDIN = "-"
-UNKNOWN = {"label": "unknown", "index": None, "probability": None}
 
 
 @app.command()
@@ -107,7 +108,7 @@ def classify(
         max_pixels=max_pixels,
     )
     card = classifier.card
-    uncertainty = _choose_uncertainty(card, coverage, sets, reject)
+    uncertainty = choose_uncertainty(card, coverage, sets, reject)
     if not quiet:
         print_note(description)
         if uncertainty.coverage and not as_json:
@@ -192,39 +193,6 @@ def _open(name: str) -> Picture:
     return Path(name)
 
 
-@dataclass(frozen=True)
-class _Uncertainty:
-    """Settings of label sets and of `unknown`."""
-
-    coverage: float | None  # of the label sets; None for no label sets
-    method: SetMethod
-    reject: float | None  # share of known pictures that are labelled unknown; None for no rejection
-
-    def label_set(self, result: Result) -> list[str] | None:
-        return None if self.coverage is None else result.label_set(self.coverage, self.method)
-
-    def is_unknown(self, result: Result) -> bool:
-        return self.reject is not None and result.is_unknown(self.reject)
-
-
-def _choose_uncertainty(
-    card: Card, coverage: float | None, method: SetMethod | None, reject: float | None
-) -> _Uncertainty:
-    """Return the chosen settings; a calibrated file gets label sets by default.
-
-    Raises:
-        InputError: the file has no such coverage or reject level.
-    """
-    if reject is not None:
-        card.rejection_bound(reject)
-    if coverage is None and (card.conformal or method):
-        coverage = DEFAULT_COVERAGE
-    method = method or "threshold"
-    if coverage is not None:
-        card.set_bound(coverage, method)
-    return _Uncertainty(coverage, method, reject)
-
-
 def _explain_sets(coverage: float) -> str:
     return (
         f'label sets: the classes joined by "or" contain the true class for at least {100 * coverage:g}% of '
@@ -247,7 +215,7 @@ def _describe_speed(speeds: list[Speed]) -> str:
 class _JsonLines:
     """Print one JSON object per picture."""
 
-    def __init__(self, uncertainty: _Uncertainty, top: int, verified: bool):
+    def __init__(self, uncertainty: Uncertainty, top: int, verified: bool):
         self._uncertainty = uncertainty
         self._top = top
         self._verified = verified
@@ -260,12 +228,7 @@ class _JsonLines:
                 "image": name,
                 "model": f"sha256:{result.card.file_sha256}",
                 **({} if self._verified else {"verified": False}),
-                **result.top(1)[0],
-                **(UNKNOWN if self._uncertainty.is_unknown(result) else {}),
-                "top": result.top(self._top),
-                "set": self._uncertainty.label_set(result),
-                "coverage": self._uncertainty.coverage,
-                "exit_layer": result.exit_layer,
+                **result.answers.rows(top=self._top, uncertainty=self._uncertainty)[0],
                 "milliseconds": {stage: round(took, 3) for stage, took in asdict(result.speed).items()},
             }
         print_json(line)
@@ -277,11 +240,11 @@ class _Table:
     For a dynamic file, the exit that answered follows the name.
     """
 
-    def __init__(self, card: Card, uncertainty: _Uncertainty, top: int, pictures: list[str]):
+    def __init__(self, card: Card, uncertainty: Uncertainty, top: int, pictures: list[str]):
         self._uncertainty = uncertainty
         self._top = top
         self._width = max(width(printable(name)) for name in pictures)
-        self._exit_width = len(str(card.layer)) if card.dynamic else 0
+        self._exit_width = len(str(card.last_exit.layer)) if card.dynamic else 0
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
         if isinstance(result, ImageError):
@@ -294,12 +257,11 @@ class _Table:
         return [f"exit {result.exit_layer:>{self._exit_width}}"] if self._exit_width else []
 
     def _answer(self, result: Result) -> str:
-        cells = [_cell(entry) for entry in result.top(self._top)]
-        if self._uncertainty.is_unknown(result):
+        (row,) = result.answers.rows(top=self._top, uncertainty=self._uncertainty)
+        cells = [_cell(entry) for entry in row["top"]]
+        if row["index"] is None:
             return f"unknown (nearest {cells[0]})"
-        size = len(
-            self._uncertainty.label_set(result) or [result.label]
-        )  # the set is the `size` best classes
+        size = len(row["set"] or [row["label"]])  # the set has the first `size` classes of the ranking
         members, others = cells[:size], cells[size:]
         if size > len(members):
             members.append(f"{size - len(members)} more")

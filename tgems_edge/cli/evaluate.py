@@ -26,11 +26,11 @@ from tgems_edge.cli.model_file import (
 from tgems_edge.cli.output import print_json, print_lines
 from tgems_edge.cli.tables import aligned, separated
 from tgems_edge.errors import AccuracyError, ImageError, InputError
+from tgems_edge.maths.sets import DEFAULT_COVERAGE
 from tgems_edge.printable import shortened
-from tgems_edge.sets import DEFAULT_COVERAGE
 
 if TYPE_CHECKING:
-    from tgems_edge.evaluation import Evaluation
+    from tgems_edge.runtime.evaluation import Evaluation
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -77,10 +77,10 @@ def evaluate(
 
     Example: tgems-edge evaluate pictures/ --model model.onnx --min-accuracy 0.8
     """
-    from tgems_edge.class_names import read_class_list
-    from tgems_edge.data import read_labelled, report_left_out
-    from tgems_edge.evaluation import evaluate
     from tgems_edge.progress import Reporter
+    from tgems_edge.runtime.evaluation import evaluate
+    from tgems_edge.sources.class_names import read_class_list
+    from tgems_edge.sources.data import read_labelled, report_left_out
 
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy:g}: give a share from 0 to 1, such as 0.8")
@@ -98,92 +98,101 @@ def evaluate(
     class_of_folder = read_class_list(classes).folders if classes else None
     folder = read_labelled(data, given=class_of_folder)
     report_left_out(folder, reporter)
-    found = evaluate(classifier, folder, reporter, batch=batch)
+    evaluation = evaluate(classifier, folder, reporter, batch=batch)
     if as_json:
-        print_json(_as_json(found, classifier.verified))
+        print_json(_as_json(evaluation, classifier.verified))
     else:
-        print_lines(_as_lines(found))
-    for note in _notes(found):
+        print_lines(_as_lines(evaluation))
+    for note in _notes(evaluation):
         reporter.say(note)
-    if min_accuracy is not None and found.accuracy < min_accuracy:
+    if min_accuracy is not None and evaluation.accuracy < min_accuracy:
         raise AccuracyError(
-            f"accuracy {found.accuracy:.4f} is below --min-accuracy {min_accuracy:g}; "
+            f"accuracy {evaluation.accuracy:.4f} is below --min-accuracy {min_accuracy:g}; "
             "try a later exit, or train its head on more pictures"
         )
-    if found.unreadable:
+    if evaluation.unreadable:
         raise typer.Exit(ImageError.exit_code)
 
 
-def _notes(found: Evaluation) -> Iterator[str]:
+def _notes(evaluation: Evaluation) -> Iterator[str]:
     """Yield a note for each figure that was not measured, with the reason."""
-    if absent := [found.card.classes[index] for index in np.flatnonzero(found.class_images == 0)]:
+    if absent := [evaluation.card.classes[index] for index in np.flatnonzero(evaluation.class_images == 0)]:
         yield f"note: no folder for {len(absent)} of the model's classes: {shortened(absent)}"
-    if not found.card.calibration:
+    if not evaluation.card.calibration:
         yield (
             "note: calibration error, label sets and `unknown` need a calibrated file: "
             "export it with --data or --calibration"
         )
-    if found.unreadable:
-        yield f"{found.unreadable} of {found.images + found.unreadable} pictures could not be read"
+    if evaluation.unreadable:
+        pictures = evaluation.images + evaluation.unreadable
+        yield f"{evaluation.unreadable} of {pictures} pictures could not be read"
 
 
-def _as_json(found: Evaluation, verified: bool) -> dict[str, Any]:
-    names = found.card.classes
-    by_class = zip(names, found.class_images, found.class_accuracy, found.class_coverage, strict=True)
+def _as_json(evaluation: Evaluation, verified: bool) -> dict[str, Any]:
+    names = evaluation.card.classes
+    by_class = zip(
+        names, evaluation.class_images, evaluation.class_accuracy, evaluation.class_coverage, strict=True
+    )
     return {
-        "model": f"sha256:{found.card.file_sha256}",
+        "model": f"sha256:{evaluation.card.file_sha256}",
         **({} if verified else {"verified": False}),
-        "data": f"sha256:{found.data_sha256}",
-        "images": found.images,
-        "unreadable": found.unreadable,
-        "accuracy": found.accuracy,
-        "top": found.top,
-        "calibration_error": found.calibration_error,
-        "sets": found.sets and [asdict(sets) for sets in found.sets],
-        "rejected": found.rejected,
+        "data": f"sha256:{evaluation.data_sha256}",
+        "images": evaluation.images,
+        "unreadable": evaluation.unreadable,
+        "accuracy": evaluation.accuracy,
+        "top": evaluation.top,
+        "calibration_error": evaluation.calibration_error,
+        "sets": evaluation.sets and [asdict(sets) for sets in evaluation.sets],
+        "rejected": evaluation.rejected,
         "classes": [
             {"label": name, "images": int(images), "accuracy": float(right), "coverage": float(covered)}
             for name, images, right, covered in by_class
         ],
-        "confusion": found.confusion_matrix().tolist() if len(names) <= MOST_IN_MATRIX else None,
+        "confusion": evaluation.confusion_matrix().tolist() if len(names) <= MOST_IN_MATRIX else None,
         "confusions": [
             {"label": names[true], "taken_for": names[other], "images": images}
-            for true, other, images in found.confusions.tolist()
+            for true, other, images in evaluation.confusions.tolist()
         ],
-        "exit_layers": found.exit_layers,
-        "exits": found.exits and [asdict(exit) for exit in found.exits],
-        "operations": found.operations,
-        "milliseconds": {stage: asdict(timing) for stage, timing in found.milliseconds.items()},
+        "exit_layers": evaluation.exit_layers,
+        "exits": evaluation.exits and [asdict(exit) for exit in evaluation.exits],
+        "operations": evaluation.operations,
+        "milliseconds": {stage: asdict(timing) for stage, timing in evaluation.milliseconds.items()},
     }
 
 
-def _as_lines(found: Evaluation) -> list[str]:
-    sections = [_summary(found), _exits(found), _sets(found), _times(found), *_classes(found)]
+def _as_lines(evaluation: Evaluation) -> list[str]:
+    sections = [
+        _summary(evaluation),
+        _exits(evaluation),
+        _sets(evaluation),
+        _times(evaluation),
+        *_classes(evaluation),
+    ]
     return separated(sections)
 
 
-def _summary(found: Evaluation) -> list[str]:
-    rows = {"accuracy": f"{found.accuracy:.1%} of {found.images} pictures"}
-    if best := {str(k): f"{share:.1%}" for k, share in found.top.items() if k > 1}:
+def _summary(evaluation: Evaluation) -> list[str]:
+    rows = {"accuracy": f"{evaluation.accuracy:.1%} of {evaluation.images} pictures"}
+    if best := {str(k): f"{share:.1%}" for k, share in evaluation.top.items() if k > 1}:
         rows[f"top {', '.join(best)}"] = ", ".join(best.values())
-    if found.calibration_error is not None:
-        rows["calibration error"] = f"{found.calibration_error:.1%}"
-    if found.card.quantisation:
-        rows["INT8 against fp32"] = found.card.quantisation.cost
+    if evaluation.calibration_error is not None:
+        rows["calibration error"] = f"{evaluation.calibration_error:.1%}"
+    if evaluation.card.quantisation:
+        rows["INT8 against fp32"] = evaluation.card.quantisation.cost
     return [f"{name:<17}  {value}" for name, value in rows.items()]
 
 
-def _exits(found: Evaluation) -> list[str]:
+def _exits(evaluation: Evaluation) -> list[str]:
     """Return the table of exits: share and accuracy of their pictures, and the mean operations."""
-    if not found.exits or not found.card.dynamic or found.operations is None:
+    if not evaluation.exits or not evaluation.card.dynamic or evaluation.operations is None:
         return []
     rows = [["exit", "pictures", "share", "accuracy"]]
-    for exit in found.exits:
+    for exit in evaluation.exits:
         accuracy = "-" if exit.accuracy is None else f"{exit.accuracy:.1%}"
         rows.append([str(exit.layer), str(exit.images), f"{exit.share:.1%}", accuracy])
-    last = found.card.dynamic.exits[-1]
-    relative = f"{found.operations / last.operations:.0%} of exit {last.layer}'s"
-    return [*aligned(rows), f"operations per picture  {_operations(found.operations)} ({relative})"]
+    last = evaluation.card.last_exit
+    relative = f"{evaluation.operations / (last.operations or 1):.0%} of exit {last.layer}'s"
+    return [*aligned(rows), f"operations per picture  {_operations(evaluation.operations)} ({relative})"]
 
 
 def _operations(count: float) -> str:
@@ -191,12 +200,12 @@ def _operations(count: float) -> str:
     return f"{count / unit:.2f} {name}"
 
 
-def _sets(found: Evaluation) -> list[str]:
+def _sets(evaluation: Evaluation) -> list[str]:
     """Return the table of label sets, and the share of rejected pictures."""
-    if not found.sets or not found.rejected:
+    if not evaluation.sets or not evaluation.rejected:
         return []
     rows = [["label sets", "nominal", "coverage", "95% interval", "set size", ""]]
-    for sets in found.sets:
+    for sets in evaluation.sets:
         low, high = sets.interval
         rows.append(
             [
@@ -208,64 +217,64 @@ def _sets(found: Evaluation) -> list[str]:
                 "" if sets.kept else "too low",
             ]
         )
-    rejected = (f"{share:.1%} at {level}" for level, share in found.rejected.items())
+    rejected = (f"{share:.1%} at {level}" for level, share in evaluation.rejected.items())
     return [*aligned(rows), f"unknown with --reject  {', '.join(rejected)}"]
 
 
-def _times(found: Evaluation) -> list[str]:
+def _times(evaluation: Evaluation) -> list[str]:
     rows = [["milliseconds per picture", "mean", "median", "p90"]]
-    for stage, timing in found.milliseconds.items():
+    for stage, timing in evaluation.milliseconds.items():
         rows.append([stage, f"{timing.mean:.2f}", f"{timing.median:.2f}", f"{timing.p90:.2f}"])
     return aligned(rows)
 
 
-def _classes(found: Evaluation) -> list[list[str]]:
+def _classes(evaluation: Evaluation) -> list[list[str]]:
     """Return the confusion matrix if it fits a terminal, else the worst classes and confusions."""
-    if len(found.card.classes) <= MOST_CLASSES:
-        matrix = _matrix(found)
+    if len(evaluation.card.classes) <= MOST_CLASSES:
+        matrix = _matrix(evaluation)
         if max(map(len, matrix)) <= WIDTH:
             return [["confusion matrix: a row for each true class, a column for each answer", *matrix]]
-    return [_worst_classes(found), _confusions(found)]
+    return [_worst_classes(evaluation), _confusions(evaluation)]
 
 
-def _matrix(found: Evaluation) -> list[str]:
-    confusion = found.confusion_matrix()
+def _matrix(evaluation: Evaluation) -> list[str]:
+    confusion = evaluation.confusion_matrix()
     wide = len(str(confusion.max()))
-    numbers = [f"{number:>{wide}}" for number in range(len(found.card.classes))]
-    shares = _class_shares(found)
+    numbers = [f"{number:>{wide}}" for number in range(len(evaluation.card.classes))]
+    shares = _class_shares(evaluation)
     rows = [["   class", *shares, " ".join(numbers)]]
-    for index, name in enumerate(found.card.classes):
+    for index, name in enumerate(evaluation.card.classes):
         counts = " ".join(f"{count:>{wide}}" for count in confusion[index])
         rows.append([f"{index:>2} {name}", *(column[index] for column in shares.values()), counts])
     return aligned(rows)
 
 
-def _worst_classes(found: Evaluation) -> list[str]:
-    present = np.flatnonzero(found.class_images)
-    worst = present[np.argsort(found.class_accuracy[present], kind="stable")][:WORST]
+def _worst_classes(evaluation: Evaluation) -> list[str]:
+    present = np.flatnonzero(evaluation.class_images)
+    worst = present[np.argsort(evaluation.class_accuracy[present], kind="stable")][:WORST]
     title = "class" if len(worst) == len(present) else f"worst {WORST} of {len(present)} classes"
-    shares = _class_shares(found)
+    shares = _class_shares(evaluation)
     rows = [[title, *shares, "pictures"]]
     for index in worst:
         cells = (column[index] for column in shares.values())
-        rows.append([found.card.classes[index], *cells, str(found.class_images[index])])
+        rows.append([evaluation.card.classes[index], *cells, str(evaluation.class_images[index])])
     return aligned(rows)
 
 
-def _class_shares(found: Evaluation) -> dict[str, list[str]]:
+def _class_shares(evaluation: Evaluation) -> dict[str, list[str]]:
     """Return columns with a cell for each class: accuracy, and coverage if the file is calibrated."""
-    columns = {"accuracy": found.class_accuracy}
-    if found.sets:
-        columns[f"in {DEFAULT_COVERAGE:.0%} set"] = found.class_coverage
+    columns = {"accuracy": evaluation.class_accuracy}
+    if evaluation.sets:
+        columns[f"in {DEFAULT_COVERAGE:.0%} set"] = evaluation.class_coverage
     return {
         title: ["-" if np.isnan(share) else f"{share:.1%}" for share in shares]
         for title, shares in columns.items()
     }
 
 
-def _confusions(found: Evaluation) -> list[str]:
+def _confusions(evaluation: Evaluation) -> list[str]:
     lines = []
-    for true, other, count in found.confusions[:WORST].tolist():
-        names = found.card.classes[true], found.card.classes[other]
-        lines.append(f"{names[0]} mistaken for {names[1]}: {count} of {found.class_images[true]}")
+    for true, other, count in evaluation.confusions[:WORST].tolist():
+        names = evaluation.card.classes[true], evaluation.card.classes[other]
+        lines.append(f"{names[0]} mistaken for {names[1]}: {count} of {evaluation.class_images[true]}")
     return lines

@@ -52,9 +52,8 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
     stdout_closed = sys.stdout is None
     _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a name that the terminal cannot encode must not be an error
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot encode is printed with escapes instead of raising an error.
             stream.reconfigure(errors="backslashreplace")
     if stdout_closed:  # checked before any work, because its result would be lost
         report_error(CLOSED)
@@ -70,7 +69,7 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
 
 def _exit_if_graph_runs(ending: SystemExit) -> None:
     """End the process without cleaning up if a graph still runs, because cleaning up would crash it."""
-    background = sys.modules.get("tgems_edge.background")  # not imported if no graph ran
+    background = sys.modules.get("tgems_edge.runtime.background")  # not imported if no graph ran
     if background and background.is_any_left():
         _discard_unwritten()
         os._exit(ending.code if isinstance(ending.code, int) else 0)

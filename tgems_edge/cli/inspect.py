@@ -11,15 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from tgems_edge.card import METADATA_KEY, Card, Dynamic, Quantisation, is_sealed
 from tgems_edge.cli.model_file import Json
 from tgems_edge.cli.output import print_json, print_lines, report_error
 from tgems_edge.cli.tables import aligned, separated
-from tgems_edge.images import Preprocessing, resampling
-from tgems_edge.model import default_model
-from tgems_edge.onnx_file import Header, read_header
+from tgems_edge.model_file.card import METADATA_KEY, Card, Dynamic, Preprocessing, Quantisation, resampling
+from tgems_edge.model_file.default import default_model
+from tgems_edge.model_file.gate import INPUT
+from tgems_edge.model_file.onnx_file import Header, read_header
+from tgems_edge.model_file.seal import is_sealed
 from tgems_edge.printable import printable, shortened
-from tgems_edge.session import INPUT
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -28,7 +28,7 @@ WIDTH = 80  # columns of a terminal
 MOST_CLASSES = 20  # names of classes that are shown
 MOST_PARTS = 60  # names of operators, packages and other parts that are shown
 TOKENS = {"cls": "class token", "mean": "mean of the patch tokens"}
-HEADS = {None: "T-GEM", "tgem": "T-GEM", "ssa": "SSA head"}
+HEADS = {"tgem": "T-GEM", "ssa": "SSA head"}
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,24 @@ def inspect(
     path = model or default_model()
     header = read_header(path)
     card = Card.from_metadata(header.metadata, str(path)) if METADATA_KEY in header.metadata else None
-    found = _Contents(path, path.stat().st_size, header, card, is_sealed(path) if card else None)
+    contents = _Contents(path, path.stat().st_size, header, card, is_sealed(path) if card else None)
     if as_json:
-        print_json(_as_json(found))
+        print_json(_as_json(contents))
     else:
-        print_lines(_as_lines(found))
+        print_lines(_as_lines(contents))
     if card is None:
         report_error(f"{path}: no card, so `tgems-edge export` did not make this file; give a model file")
-    elif not found.digest_holds:
+    elif not contents.digest_holds:
         report_error(f"{path}: changed since it was exported (its digest does not hold); copy it again")
-    if not found.digest_holds:
+    if not contents.digest_holds:
         raise typer.Exit(FINDING)
 
 
-def _as_json(found: _Contents) -> dict[str, Any]:
-    header = found.header
+def _as_json(contents: _Contents) -> dict[str, Any]:
+    header = contents.header
     return {
-        "file": str(found.path),
-        "bytes": found.size,
+        "file": str(contents.path),
+        "bytes": contents.size,
         "header": {
             "ir_version": header.ir_version,
             "opsets": header.opsets,
@@ -91,22 +91,23 @@ def _as_json(found: _Contents) -> dict[str, Any]:
             "operators": dict(header.operators.most_common()),
             "weights": {element: asdict(weights) for element, weights in header.weights.items()},
         },
-        "card": found.card and json.loads(found.card.to_json()),
-        "digest_holds": found.digest_holds,
+        "schema": contents.card and contents.card.schema,
+        "card": contents.card and json.loads(contents.card.to_json()),
+        "digest_holds": contents.digest_holds,
     }
 
 
-def _as_lines(found: _Contents) -> list[str]:
-    card = found.card
-    sections = [_file(found)]
+def _as_lines(contents: _Contents) -> list[str]:
+    card = contents.card
+    sections = [_file(contents)]
     if card:
         sections += [_classes_and_exits(card), _input(card), _measurements(card), _origin(card)]
-    sections.append(_graph(found.header))
+    sections.append(_graph(contents.header))
     width = max(len(name) for rows in sections for name in rows)
     blocks = [[line for name, text in rows.items() for line in _row(name, text, width)] for rows in sections]
     if card and card.dynamic:
-        blocks.insert(2, _exits(card.dynamic))
-    return separated([[str(found.path)], *blocks])
+        blocks.insert(2, _exits(card, card.dynamic))
+    return separated([[str(contents.path)], *blocks])
 
 
 def _row(name: str, text: str, width: int) -> list[str]:
@@ -121,12 +122,13 @@ def _row(name: str, text: str, width: int) -> list[str]:
     )
 
 
-def _file(found: _Contents) -> dict[str, str]:
-    header = found.header
+def _file(contents: _Contents) -> dict[str, str]:
+    header = contents.header
     opsets = (f"{domain} opset {version}".strip() for domain, version in header.opsets.items())
     return {
-        "size": _size(found.size),
-        "digest": {True: "holds", False: "does not hold", None: ""}[found.digest_holds],
+        "size": _size(contents.size),
+        "digest": {True: "holds", False: "does not hold", None: ""}[contents.digest_holds],
+        "card": f"schema {contents.card.schema}" if contents.card else "",
         "ONNX": _list([f"IR version {header.ir_version}", *opsets]),
         "written by": _list(filter(None, [header.producer, header.metadata.get("date")])),
     }
@@ -146,22 +148,22 @@ def _classes_and_exits(card: Card) -> dict[str, str]:
 
 
 def _describe_exits(card: Card) -> str:
-    head = HEADS[card.head_kind]
-    if card.dynamic is None:
-        return f"block {card.layer}, {TOKENS[card.pool]}, {head}, K {card.k}"
-    blocks, operations = _list(map(str, card.exit_layers)), f"{card.dynamic.operations:.0%}"
-    return f"blocks {blocks}, {head}; on average {operations} of the full tower's operations"
+    last, operations = card.last_exit, card.mean_operations
+    head = HEADS[last.head_kind]
+    if operations is None:
+        return f"block {last.layer}, {TOKENS[last.pool]}, {head}, K {last.k}"
+    blocks = _list(map(str, card.exit_layers))
+    return f"blocks {blocks}, {head}; on average {operations:.0%} of the full tower's operations"
 
 
-def _exits(dynamic: Dynamic) -> list[str]:
+def _exits(card: Card, dynamic: Dynamic) -> list[str]:
     """Return the table of exits: share of pictures, operations and threshold of each."""
     rows = [["exit", "share", "operations", "threshold", "K", "reads"]]
-    for exit in dynamic.exits:
-        operations = f"{exit.operations / dynamic.exits[-1].operations:.0%}"
-        threshold = "-" if exit.threshold is None else f"{exit.threshold:.3f}"
-        rows.append(
-            [str(exit.layer), f"{exit.share:.1%}", operations, threshold, str(exit.k), TOKENS[exit.pool]]
-        )
+    for exit in card.exits:
+        share = f"{exit.calibration.share:.1%}" if exit.calibration else "-"
+        operations = f"{(exit.operations or 0) / (card.last_exit.operations or 1):.0%}"
+        threshold = f"{exit.gate.threshold:.3f}" if exit.gate else "-"
+        rows.append([str(exit.layer), share, operations, threshold, str(exit.k), TOKENS[exit.pool]])
     return [*aligned(rows), *(f"no exit {layer}: {reason}" for layer, reason in dynamic.dropped.items())]
 
 
@@ -204,11 +206,11 @@ def _preprocessing(made: Preprocessing) -> str:
 def _measurements(card: Card) -> dict[str, str]:
     """Return the measurements made at export: calibration, accuracy and parity."""
     rows = {"calibration": "none"}
-    if card.calibration and card.temperature:
-        coverages, rejects = (_list(table or ()) for table in (card.conformal, card.rejection))
+    if made := card.calibration:
+        temperature = f"temperature {card.last_exit.temperature:.3g}"
         rows["calibration"] = (
-            f"{card.calibration.images} pictures; temperature {card.temperature:.3g}, coverage {coverages}, "
-            f"reject {rejects}"
+            f"{made.images} pictures; {temperature}, coverage {_list(made.conformal)}, "
+            f"reject {_list(made.rejection)}"
         )
     rows["accuracy"] = "not measured"
     if measured := card.accuracy:

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from tgems_edge.model import Classifier, built_in_model, default_model
+from tgems_edge.model_file.default import built_in_model, default_model
+from tgems_edge.runtime.classifier import Classifier
 
 __all__ = [
     *("Batch", "FastDecode", "IgnoreIcc", "Json", "MaxPixels", "Model", "NoVerify", "Provider", "Quiet"),

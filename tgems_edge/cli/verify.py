@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from tgems_edge.card import Card
 from tgems_edge.cli.model_file import Json, Provider, Quiet, Threads, Timeout, open_model
 from tgems_edge.cli.output import print_json, print_lines, report_error
 from tgems_edge.cli.tables import aligned
 from tgems_edge.errors import ModelFileError, ParityError
-from tgems_edge.model import default_model
+from tgems_edge.model_file.card import Card
+from tgems_edge.model_file.default import default_model
 from tgems_edge.progress import Reporter
-from tgems_edge.verification import TOLERANCE, SampleCheck, Stage, check_samples, check_unchanged
+from tgems_edge.runtime.verification import TOLERANCE, SampleCheck, Stage, check_samples, check_unchanged
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

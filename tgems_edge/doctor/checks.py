@@ -85,7 +85,7 @@ def _onnxruntime(machine: Machine, runtime: Runtime) -> Iterator[Check]:
         return
     if _parse(version) < OLDEST:
         yield Check("onnxruntime", f"{version} is too old", "install 1.17 or later")
-    elif version == "1.21.0" and machine.architecture == "aarch64":  # 23957, 24112
+    elif version == "1.21.0" and machine.architecture == "aarch64":  # onnxruntime#23957
         yield Check(
             "onnxruntime",
             f"{version} crashes with an illegal instruction on a Raspberry Pi 4 and older ARM processors",
@@ -148,7 +148,7 @@ def _fp16(machine: Machine, runtime: Runtime) -> Iterator[Check]:
     what = "fp16 is no faster on a CPU"
     version = runtime.version
     if machine.architecture == "aarch64" and version and _parse(version) >= (1, 24, 1):
-        what += f", and may overflow in onnxruntime {version} on ARM"  # 32600
+        what += f", and may overflow in onnxruntime {version} on ARM"  # onnxruntime#32600
     yield Check("fp16", what, "export it with --precision fp32 or int8, or run it on a GPU with --provider")
 
 

@@ -147,8 +147,8 @@ def _import_numpy() -> dict[str, Any]:
 
 
 def _read_model(model: Path | None) -> dict[str, Any]:
-    from tgems_edge.gate import check_model_file
-    from tgems_edge.model import default_model
+    from tgems_edge.model_file.default import default_model
+    from tgems_edge.model_file.gate import check_model_file
 
     path = model or default_model()
     checked, card = check_model_file(path)
@@ -172,7 +172,7 @@ class _ModelTrial:
         self._path = path
 
     def load(self) -> dict[str, Any]:
-        from tgems_edge.model import Classifier
+        from tgems_edge.runtime.classifier import Classifier
 
         size, free = self._path.stat().st_size, observe().free
         if 0 < free < size:

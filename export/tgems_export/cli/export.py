@@ -14,9 +14,10 @@ from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.cli.output import print_json, print_lines
 from tgems_edge.errors import InputError
 from tgems_edge.printable import shortened
+from tgems_edge.runtime.decoding.limits import set_limit
 
 if TYPE_CHECKING:
-    from tgems_edge.card import Accuracy, Dynamic, Quantisation
+    from tgems_edge.model_file.card import Accuracy, Card, Dynamic, Quantisation
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.catalogue import Architecture
     from tgems_export.exporting.freeze import Frozen
@@ -132,7 +133,6 @@ def export(
 
     Example: tgems-edge export --layer 5 --head heads/ --output model.onnx
     """
-    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.prompts import read_class_file
     from tgems_export.exporting.drafts import Dynamics, Form
@@ -230,7 +230,7 @@ def _as_json(frozen: Frozen, seconds: float) -> dict[str, Any]:
         "sha256": card.file_sha256,
         "bytes": frozen.size,
         "seconds": round(seconds, 1),
-        "layer": card.layer,
+        "layer": card.last_exit.layer,
         "classes": card.classes,
         "classes_not_trained": card.classes_not_trained,
         "input": card.input,
@@ -238,10 +238,10 @@ def _as_json(frozen: Frozen, seconds: float) -> dict[str, Any]:
         "precision": card.precision,
         "exits": card.exit_layers,
         "quantisation": card.quantisation and dataclasses.asdict(card.quantisation),
-        "dynamic": card.dynamic and dataclasses.asdict(card.dynamic),
+        "dynamic": _dynamic_as_json(card),
         "parity": dataclasses.asdict(card.parity),
         "resizing": card.resizing and dataclasses.asdict(card.resizing),
-        "temperature": card.temperature,
+        "temperature": card.last_exit.temperature if card.calibration else None,
         "accuracy": card.accuracy and dataclasses.asdict(card.accuracy),
     }
 
@@ -256,7 +256,7 @@ def _as_lines(frozen: Frozen, seconds: float) -> list[str]:
     if card.quantisation:
         lines += _quantised(card.quantisation)
     if card.dynamic:
-        lines.append(_dynamic(card.dynamic))
+        lines.append(_dynamic(card, card.dynamic))
     if card.resizing:
         lines.append(
             f"   resizing  in the graph: {card.resizing.pixels_within_1:.2%} of pixels within one grey level "
@@ -264,7 +264,8 @@ def _as_lines(frozen: Frozen, seconds: float) -> list[str]:
         )
     if card.calibration:
         lines.append(
-            f"   calibrated on {card.calibration.images} pictures, temperature {card.temperature:.2f}"
+            f"   calibrated on {card.calibration.images} pictures, "
+            f"temperature {card.last_exit.temperature:.2f}"
         )
     if card.accuracy:
         lines += _measured(card.accuracy)
@@ -297,9 +298,19 @@ def _quantised(made: Quantisation) -> list[str]:
     return lines
 
 
-def _dynamic(made: Dynamic) -> str:
-    shares = ", ".join(f"{exit_.share:.0%} at {exit_.layer}" for exit_ in made.exits)
-    took = f"{made.operations:.1%} of the full tower's operations (budget {made.budget:.0%})"
+def _dynamic_as_json(card: Card) -> dict[str, Any] | None:
+    """What several exits were chosen for, what came of it, and the exits themselves."""
+    if card.dynamic is None:
+        return None
+    exits = [dataclasses.asdict(exit_) for exit_ in card.exits]
+    return {**dataclasses.asdict(card.dynamic), "operations": card.mean_operations, "exits": exits}
+
+
+def _dynamic(card: Card, made: Dynamic) -> str:
+    shares = ", ".join(
+        f"{exit_.calibration.share:.0%} at {exit_.layer}" for exit_ in card.exits if exit_.calibration
+    )
+    took = f"{card.mean_operations:.1%} of the full tower's operations (budget {made.budget:.0%})"
     return f"   exits     {shares} of the pictures that calibrate; a mean one takes {took}"
 
 

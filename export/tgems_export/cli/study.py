@@ -10,9 +10,10 @@ import typer
 
 from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.cli.output import print_lines
+from tgems_edge.runtime.decoding.limits import set_limit
 
 if TYPE_CHECKING:
-    from tgems_edge.decoding import Colour
+    from tgems_edge.model_file.card import Colour
     from tgems_export.study.report import Report
 
 UNRECORDED = {"overwrite", "quiet", "max_pixels"}  # change no figure
@@ -71,7 +72,6 @@ def study(
 
     Example: tgems-edge study pictures/ --epochs 30 --out study/
     """
-    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.devices import choose_device
     from tgems_export.encoders.encoder import load_encoder

@@ -11,9 +11,11 @@ import typer
 from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.cli.output import print_lines
 from tgems_edge.errors import InputError
+from tgems_edge.runtime.decoding.limits import set_limit
+from tgems_edge.sources.data import read_labelled, read_unlabelled, refuse_splits, report_left_out
 
 if TYPE_CHECKING:
-    from tgems_edge.decoding import Colour
+    from tgems_edge.model_file.card import Colour
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -81,8 +83,6 @@ def train(
 
     Example: tgems-edge train pictures/ --layer 3 --layer 5 --encoder ViT-B-32 --pretrained openai
     """
-    from tgems_edge.data import read_labelled, read_unlabelled, refuse_splits, report_left_out
-    from tgems_edge.decoding.limits import set_limit
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.devices import choose_device
     from tgems_export.encoders.encoder import load_encoder

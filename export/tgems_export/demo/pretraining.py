@@ -28,8 +28,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tgems_edge.errors import EncoderError, InputError
-from tgems_edge.images import Preprocessing, decode, to_pixels
+from tgems_edge.model_file.card import Preprocessing
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.images import decode, to_pixels
 from tgems_export.demo.augmentation import Augmentation, change, mix
 from tgems_export.demo.packs import Pack
 from tgems_export.demo.vocabulary import Vocabulary, build_vocabulary

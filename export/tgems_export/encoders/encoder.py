@@ -13,10 +13,8 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from torch import Tensor, nn
 
-from tgems_edge.card import EncoderId
-from tgems_edge.decoding import Colour
 from tgems_edge.errors import EncoderError
-from tgems_edge.images import Preprocessing
+from tgems_edge.model_file.card import Colour, EncoderId, Preprocessing
 from tgems_export.encoders.checkpoints.loading import (
     DEMO,
     RANDOM,

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tgems_edge.data import ImageFolder
 from tgems_edge.errors import DataError, ImageError, InputError
-from tgems_edge.images import read_pixels
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.images import read_pixels
+from tgems_edge.sources.data import ImageFolder
 from tgems_export.cache import cache_root, usable_cache
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.base import Pool

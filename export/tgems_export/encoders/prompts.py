@@ -15,8 +15,8 @@ import open_clip
 import torch
 from torch import Tensor
 
-from tgems_edge.class_names import ClassList, read_class_list, read_lines
 from tgems_edge.errors import DataError
+from tgems_edge.sources.class_names import ClassList, read_class_list, read_lines
 from tgems_export.encoders.encoder import Encoder
 
 __all__ = [

@@ -1,7 +1,7 @@
 """What is fitted after training, on pictures that neither trained nor measure.
 
 The posterior is softmax_c(-K R_c / T), and T is the temperature with the smallest cross-entropy (Guo et al.
-2017). Then the conformal quantiles of that posterior, and of the smallest rate (`tgems_edge.sets`).
+2017). Then the conformal quantiles of that posterior, and of the smallest rate (`tgems_edge.maths.sets`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from tgems_edge.errors import DataError
-from tgems_edge.rates import posterior
-from tgems_edge.sets import COVERAGES, LEAST_PICTURES, REJECTS, SetMethod, quantile, set_scores
+from tgems_edge.maths.rates import posterior
+from tgems_edge.maths.sets import COVERAGES, LEAST_PICTURES, REJECTS, SetMethod, quantile, set_scores
 
 __all__ = ["Calibration", "calibrate", "calibrate_posterior", "fit_temperature"]
 
@@ -49,7 +49,7 @@ def calibrate(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) ->
 
 
 def calibrate_posterior(
-    probabilities: NDArray[np.float64],
+    probabilities: NDArray[np.floating],
     surprisal: NDArray[np.floating],
     labels: NDArray[np.int64],
     temperature: float,

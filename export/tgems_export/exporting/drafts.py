@@ -20,17 +20,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tgems_edge.card import Dynamic, Parity, Quantisation
-from tgems_edge.decoding import Colour
 from tgems_edge.errors import DataError, ImageError, InputError
-from tgems_edge.images import decode, read_pixels
+from tgems_edge.model_file.card import Colour, Dynamic, Parity, Quantisation
+from tgems_edge.model_file.card import Exit as CardExit
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT
+from tgems_edge.runtime.images import decode, read_pixels
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.exporting.dynamic.decisions import (
     Decision,
     ExitAnswers,
-    ExitOutline,
     answer_all,
     decide,
     write,
@@ -101,6 +100,7 @@ class Draft:
     exact: onnx.ModelProto | None  # the same in fp32, where it is INT8
     parity: Parity  # of the graph in floating point with PyTorch
     quantisation: Quantisation | None
+    exits: tuple[CardExit, ...]  # several are calibrated already, one is not
     dynamic: Dynamic | None
 
 
@@ -132,16 +132,18 @@ def draft(exits: Sequence[Exit], form: Form, given: Given, reporter: Reporter) -
     model = to_onnx(graph, encoder.preprocessing.size, form.opset)
     parities = [_check_parity(exit_, model, floats, given, reporter, len(exits)) for exit_ in exits]
     int8, made = _quantise(model, encoder, form, given, reporter)
+    written: tuple[CardExit, ...] = (_card_exit(exits[0].card, graph.operations[0]),)
     dynamic = None
     if len(exits) > 1:
-        dynamic = _decide(cuts, exits[0], model, int8, form, given, reporter)
-        layers = [exit_.layer for exit_ in dynamic.exits]
+        written, dynamic = _decide(exits, cuts, model, int8, form, given, reporter)
+        layers = [exit_.layer for exit_ in written]
     assemble = nested if form.dynamics.nested else flat
     return Draft(
         model=assemble(int8 or model, layers),
         exact=assemble(model, layers) if int8 else None,
         parity=max(parities, key=lambda found: found.largest_rate_difference),
         quantisation=made,
+        exits=written,
         dynamic=dynamic,
     )
 
@@ -162,22 +164,27 @@ def _check_form(exits: Sequence[Exit], form: Form, given: Given) -> None:
             raise InputError("--dynamic with --precision fp16: choose fp32 or int8")
 
 
+def _card_exit(card: HeadCard, operations: int) -> CardExit:
+    """An exit as the card of the file will have it, before anything is fitted."""
+    return CardExit(card.layer, card.k, card.pool, card.head_kind, operations, None, None)
+
+
 def _decide(
+    exits: Sequence[Exit],
     cuts: Sequence[Cut],
-    first: Exit,
     model: onnx.ModelProto,
     int8: onnx.ModelProto | None,
     form: Form,
     given: Given,
     reporter: Reporter,
-) -> Dynamic:
+) -> tuple[tuple[CardExit, ...], Dynamic]:
     """Which exits stay, and who leaves where; written into the graphs."""
-    encoder, budget = first.encoder, form.dynamics.budget
+    encoder, budget = exits[0].encoder, form.dynamics.budget
     layers = [cut.layer for cut in cuts]
     assert given.calibrates is not None
     pixels, labelled = _read(given.calibrates, encoder, reporter)
     answers = dict(zip(layers, answer_all(int8 or model, layers, batches(pixels)), strict=True))
-    candidates = _Candidates(encoder, cuts, first.text, answers, labelled.labels, budget)
+    candidates = _Candidates(exits, cuts, answers, labelled.labels, budget)
     noisy = _noisy(model, int8, layers, pixels) if int8 else []
     kept, decision = _without_noisy(candidates, layers, noisy)
     dropped = [layer for layer in layers if layer not in kept]
@@ -185,30 +192,29 @@ def _decide(
         reporter.say(f"exit {layer} dropped: {NOISY}")
     for decides in (model, int8) if int8 else (model,):
         write(decides, decision.exits)
-    return Dynamic(budget, decision.operations, decision.exits, dict.fromkeys(map(str, dropped), NOISY))
+    full = encoder.tower.operations
+    return decision.exits, Dynamic(budget, full, dict.fromkeys(map(str, dropped), NOISY))
 
 
 @dataclass(frozen=True)
 class _Candidates:
     """Exits to choose from, and what each of them says of the pictures that calibrate."""
 
-    encoder: Encoder
+    exits: Sequence[Exit]
     cuts: Sequence[Cut]
-    text: Tensor  # (C, E)
     answers: dict[int, ExitAnswers]  # by layer
     labels: NDArray[np.int64]  # (n,)
     budget: float
 
     def decide(self, layers: Sequence[int]) -> Decision:
         """What some of them decide together."""
+        encoder, text = self.exits[0].encoder, self.exits[0].text
         cuts = [cut for cut in self.cuts if cut.layer in layers]
-        operations = ExitGraph(self.encoder, cuts, self.text).operations
-        outlines = [
-            ExitOutline(cut.layer, cut.head.k, cut.pool, took)
-            for cut, took in zip(cuts, operations, strict=True)
-        ]
-        answers = [self.answers[cut.layer] for cut in cuts]
-        return decide(answers, self.labels, outlines, self.encoder.tower.operations, self.budget)
+        counts = ExitGraph(encoder, cuts, text).operations
+        cards = [exit_.card for exit_ in self.exits if exit_.card.layer in layers]
+        exits = [_card_exit(card, operations) for card, operations in zip(cards, counts, strict=True)]
+        answers = [self.answers[layer] for layer in layers]
+        return decide(answers, self.labels, exits, encoder.tower.operations, self.budget)
 
 
 def _without_noisy(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,30 +11,25 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from tgems_edge.card import Accuracy, Gate, Sample, noise_pixels
 from tgems_edge.errors import AccuracyError, DataError, ImageError
-from tgems_edge.images import Picture, Preprocessing, decode, read_pixels
-from tgems_edge.metrics import calibration_error, top_accuracy
+from tgems_edge.maths.metrics import calibration_error, top_accuracy
+from tgems_edge.maths.sets import hold
+from tgems_edge.model_file.card import Accuracy, Card, Gate, Preprocessing, Sample, noise_pixels
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.rates import posterior
-from tgems_edge.session import INPUT
-from tgems_edge.sets import hold, label_sets
-from tgems_export.exporting.calibration import Calibration
+from tgems_edge.runtime.answers import Answers
+from tgems_edge.runtime.images import Picture, decode, read_pixels
 from tgems_export.exporting.picture_sets import Labelled
 from tgems_export.exporting.quantization.search import Limits
 from tgems_export.pictures import draw, to_jpeg
 from tgems_export.threads import in_order
 
 __all__ = [
-    "Answers",
     "FinalGraph",
-    "Posterior",
     "answer",
     "make_samples",
     "measure",
     "pass_gate",
-    "probabilities",
-    "surprisal",
 ]
 
 NOISE_SAMPLES = ("tgems-edge 1", "tgems-edge 2")
@@ -72,26 +66,17 @@ class FinalGraph:
             return error
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a graph said of n pictures."""
+def answer(
+    graph: FinalGraph, labelled: Labelled, card: Card, what: str, reporter: Reporter
+) -> tuple[Answers, Labelled]:
+    """What the graph itself says of those pictures that can be read, and which these are.
 
-    rates: NDArray[np.float32]  # (n, C)
-    layers: NDArray[np.int64]  # (n,) the blocks that answered
-    labelled: Labelled  # the pictures
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """What makes probabilities, and smallest rates that can be compared, of the rates of an exit."""
-
-    k: int
-    temperature: float
-    surprise: float = 0.0
-
-
-def answer(graph: FinalGraph, labelled: Labelled, what: str, reporter: Reporter) -> Answers:
-    """What the graph itself says of those pictures that can be read.
+    Args:
+        graph: the graph.
+        labelled: the pictures.
+        card: what makes probabilities of its rates.
+        what: is done, for the progress bar.
+        reporter: where progress goes.
 
     Raises:
         DataError: none can.
@@ -108,52 +93,32 @@ def answer(graph: FinalGraph, labelled: Labelled, what: str, reporter: Reporter)
             readable.append(position)
     if not rates:
         raise DataError(f"{labelled.folder.root}: none of its pictures can be read")
-    return Answers(np.stack(rates), np.array(layers), labelled.only(np.array(readable)))
+    answers = Answers.from_rates(np.stack(rates), np.array(layers), card)
+    return answers, labelled.only(np.array(readable))
 
 
-def probabilities(answers: Answers, exits: Mapping[int, Posterior]) -> NDArray[np.float64]:
-    """The posterior (n, C), each picture's with the temperature of its own exit."""
-    result = np.empty(answers.rates.shape)
-    for layer, exit_ in exits.items():
-        own = answers.layers == layer
-        result[own] = posterior(answers.rates[own].astype(np.float64), exit_.k, exit_.temperature)
-    return result
-
-
-def surprisal(answers: Answers, exits: Mapping[int, Posterior]) -> NDArray[np.float64]:
-    """Smallest rates (n,), less what is usual at each picture's own exit."""
-    usual = np.array([exits[layer].surprise for layer in answers.layers])
-    return answers.rates.min(1) - usual
-
-
-def measure(answers: Answers, exits: Mapping[int, Posterior], fitted: Calibration) -> Accuracy:
-    """What the file is worth on pictures that did not calibrate it.
-
-    Args:
-        answers: of the file itself.
-        exits: by layer.
-        fitted: what the file was calibrated with.
-    """
-    labels = answers.labelled.labels
-    posteriors = probabilities(answers, exits)
-    sets = {
-        coverage: label_sets(posteriors, bound, "threshold") for coverage, bound in fitted.conformal.items()
-    }
+def measure(answers: Answers, labelled: Labelled) -> Accuracy:
+    """What a calibrated file is worth on labelled pictures that did not calibrate it."""
+    labels = labelled.labels
+    sets = {f"{coverage:g}": answers.sets(coverage) for coverage in answers.card.coverages("threshold")}
     return Accuracy(
         top1=top_accuracy(answers.rates, labels),
         images=len(labels),
-        data_sha256=answers.labelled.folder.sha256,
-        calibration_error=calibration_error(posteriors, labels),
+        data_sha256=labelled.folder.sha256,
+        calibration_error=calibration_error(answers.probabilities, labels),
         coverage={coverage: float(hold(members, labels).mean()) for coverage, members in sets.items()},
         set_size={coverage: float(members.sum(1).mean()) for coverage, members in sets.items()},
     )
 
 
-def pass_gate(measured: Answers, exact: FinalGraph, limits: Limits, reporter: Reporter) -> Gate:
+def pass_gate(
+    measured: Answers, labelled: Labelled, exact: FinalGraph, limits: Limits, reporter: Reporter
+) -> Gate:
     """How an INT8 file compares with its graph in fp32 on pictures that made neither.
 
     Args:
         measured: what the file says of them.
+        labelled: the pictures; all of them can be read.
         exact: the same file in fp32.
         limits: what INT8 may cost.
         reporter: where progress goes.
@@ -161,9 +126,8 @@ def pass_gate(measured: Answers, exact: FinalGraph, limits: Limits, reporter: Re
     Raises:
         AccuracyError: it costs more.
     """
-    labelled = measured.labelled
-    reference = answer(exact, labelled, "measuring it in fp32", reporter)
-    before, after = reference.rates.argmin(1), measured.rates.argmin(1)
+    reference, _ = answer(exact, labelled, measured.card, "measuring it in fp32", reporter)
+    before, after = reference.labels, measured.labels
     right, still = before == labelled.labels, after == labelled.labels
     # From counts: a difference of shares is a little off, and limits are round numbers.
     count = len(labelled.labels)

@@ -12,33 +12,30 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tgems_edge.card import CalibrationData, Card, is_sealed, noise_pixels, seal
-from tgems_edge.data import refuse_shared
 from tgems_edge.errors import DataError, HeadError, InputError, ParityError
-from tgems_edge.model import Classifier
+from tgems_edge.model_file.card import Calibration, Card, ExitCalibration, noise_pixels
+from tgems_edge.model_file.gate import IMAGE
+from tgems_edge.model_file.seal import is_sealed, seal
 from tgems_edge.progress import Reporter
-from tgems_edge.rates import posterior
-from tgems_edge.session import IMAGE
-from tgems_edge.verification import check_samples
+from tgems_edge.runtime.answers import Answers
+from tgems_edge.runtime.classifier import Classifier
+from tgems_edge.runtime.verification import check_samples
+from tgems_edge.sources.data import refuse_shared
 from tgems_export.encoders.checkpoints.loading import DEMO
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts
 from tgems_export.exporting.calibration import calibrate_posterior, fit_temperature
-from tgems_export.exporting.drafts import DRAWN_PICTURES, Draft, Exit, Form, draft
+from tgems_export.exporting.drafts import DRAWN_PICTURES, Exit, Form, draft
 from tgems_export.exporting.final import (
-    Answers,
     FinalGraph,
-    Posterior,
     answer,
     make_samples,
     measure,
     pass_gate,
-    probabilities,
-    surprisal,
 )
 from tgems_export.exporting.graph.onnx_graph import IR_VERSION, set_temperature
 from tgems_export.exporting.graph.resizing import compare_resizing, with_resizing
-from tgems_export.exporting.picture_sets import Given, read_given
+from tgems_export.exporting.picture_sets import Given, Labelled, read_given
 from tgems_export.files import write_atomically
 from tgems_export.heads.base import HeadKindName
 from tgems_export.heads.file import (
@@ -170,7 +167,7 @@ def freeze(
     """
     check_output_file(output, overwrite=overwrite)
     form = form or Form()
-    first, last = exits[0], exits[-1]
+    first = exits[0]
     given = read_given(data, calibration, first.classes, folders, reporter)
     if given.unlabelled and not form.precision.startswith("int8"):
         raise DataError(
@@ -188,53 +185,39 @@ def freeze(
         session = open_on_one_thread(drafted.model.SerializeToString())
         resizing = compare_resizing(model, encoder.preprocessing, session, draw_many(DRAWN_PICTURES))
     final = _final(model, encoder, form)
-    fitted = accuracy = calibrated = None
     quantisation = drafted.quantisation
-    if given.calibrates:
-        calibrated = answer(final, given.calibrates, "calibrating", reporter)
-        posteriors = _posteriors(last, drafted, calibrated)
-        fitted = calibrate_posterior(
-            probabilities(calibrated, posteriors),
-            surprisal(calibrated, posteriors),
-            calibrated.labelled.labels,
-            posteriors[last.card.layer].temperature,
-        )
-        if drafted.dynamic is None:
-            set_temperature(model, last.card.layer, last.card.k, fitted.temperature)
-        if given.measures:
-            measured = answer(final, given.measures, "measuring", reporter)
-            accuracy = measure(measured, posteriors, fitted)
-            if quantisation and drafted.exact and given.is_gated:
-                exact = _final(_with_input(drafted.exact, encoder, form), encoder, form)
-                gate = pass_gate(measured, exact, form.limits, reporter)
-                quantisation = dataclasses.replace(quantisation, gate=gate)
     card = Card(
         classes=first.classes,
         classes_not_trained=tuple(name for name in first.classes if name not in first.card.classes),
         templates=first.card.templates,
-        layer=last.card.layer,
-        k=last.card.k,
-        pool=last.card.pool,
         encoder=encoder.id,
         input=form.input,
         preprocessing=encoder.preprocessing,
-        temperature=fitted.temperature if fitted else None,
-        conformal=fitted.conformal if fitted else None,
-        conformal_adaptive=fitted.conformal_adaptive if fitted else None,
-        rejection=fitted.rejection if fitted else None,
-        calibration=CalibrationData.of(calibrated.labelled.digests) if calibrated else None,
+        exits=drafted.exits,
+        dynamic=drafted.dynamic,
+        calibration=None,
         precision="int8" if quantisation else "fp16" if form.precision == "fp16" else "fp32",
         quantisation=quantisation,
-        dynamic=drafted.dynamic,
-        head_kind=last.card.head_kind,
         opset=form.opset,
         parity=drafted.parity,
         resizing=resizing,
-        accuracy=accuracy,
-        samples=make_samples(final),
+        accuracy=None,
+        samples=(),
         versions=versions("torch", "open_clip_torch", "onnx", "onnxsim", "onnxruntime"),
         licence={"code": "Apache-2.0", "weights": encoder.licence},
     )
+    if given.calibrates:
+        card = _calibrated(card, *answer(final, given.calibrates, card, "calibrating", reporter))
+        if drafted.dynamic is None:
+            set_temperature(model, card.last_exit.layer, card.last_exit.k, card.last_exit.temperature)
+        if given.measures:
+            measured, labelled = answer(final, given.measures, card, "measuring", reporter)
+            card = dataclasses.replace(card, accuracy=measure(measured, labelled))
+            if quantisation and drafted.exact and given.is_gated:
+                exact = _final(_with_input(drafted.exact, encoder, form), encoder, form)
+                gate = pass_gate(measured, labelled, exact, form.limits, reporter)
+                card = dataclasses.replace(card, quantisation=dataclasses.replace(quantisation, gate=gate))
+    card = dataclasses.replace(card, samples=make_samples(final))
     sealed = seal(_serialise(model, card))
     sealed_card = _check_sealed(sealed)
     try:
@@ -255,12 +238,23 @@ def _final(model: onnx.ModelProto, encoder: Encoder, form: Form) -> FinalGraph:
     return FinalGraph(open_on_one_thread(model.SerializeToString()), form.input, encoder.preprocessing)
 
 
-def _posteriors(last: Exit, drafted: Draft, calibrated: Answers) -> dict[int, Posterior]:
-    """By layer, what makes probabilities: of several exits fitted already, of one fitted here."""
-    if drafted.dynamic:
-        return {e.layer: Posterior(e.k, e.temperature, e.surprise) for e in drafted.dynamic.exits}
-    temperature = fit_temperature(calibrated.rates, calibrated.labelled.labels, last.card.k)
-    return {last.card.layer: Posterior(last.card.k, temperature)}
+def _calibrated(card: Card, answers: Answers, labelled: Labelled) -> Card:
+    """A card with everything that answers to labelled pictures fit; exits of a dynamic file are fitted."""
+    exit_ = card.last_exit
+    if card.dynamic is None:
+        temperature = fit_temperature(answers.rates, labelled.labels, exit_.k)
+        exit_ = dataclasses.replace(exit_, calibration=ExitCalibration(temperature, 0.0, 1.0))
+        card = dataclasses.replace(card, exits=(exit_,))
+        answers = Answers.from_rates(answers.rates, answers.exit_layers, card)
+    fitted = calibrate_posterior(
+        answers.probabilities, answers.surprisals, labelled.labels, exit_.temperature
+    )
+    return dataclasses.replace(
+        card,
+        calibration=Calibration.of(
+            labelled.digests, fitted.conformal, fitted.conformal_adaptive, fitted.rejection
+        ),
+    )
 
 
 def _any_head(folder: Path, kind: HeadKindName) -> Path:
@@ -321,17 +315,8 @@ def _check_sealed(sealed: bytes) -> Card:
             )
     for sample in card.samples:
         if sample.kind == "noise":
-            rates, stated, layers = classifier.run(
-                noise_pixels(sample.content, card.preprocessing.size)[None]
-            )
-            k, temperature = _k_and_temperature(card, int(layers[0]))
-            if not np.allclose(stated, posterior(rates, k, temperature), atol=1e-4):
+            found = classifier.run(noise_pixels(sample.content, card.preprocessing.size)[None])
+            expected = Answers.from_rates(found.rates, found.exit_layers, card).probabilities
+            if not np.allclose(found.probabilities, expected, atol=1e-4):
                 raise ParityError("its probabilities are not those of its temperature; nothing was written")
     return card
-
-
-def _k_and_temperature(card: Card, layer: int) -> tuple[int, float]:
-    """Of the exit behind a block."""
-    if card.dynamic:
-        return next((exit_.k, exit_.temperature) for exit_ in card.dynamic.exits if exit_.layer == layer)
-    return card.k, card.temperature or 1.0

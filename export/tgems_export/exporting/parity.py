@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tgems_edge.card import Parity
 from tgems_edge.errors import ParityError
-from tgems_edge.images import to_pixels
-from tgems_edge.session import INPUT
-from tgems_edge.verification import relative_difference
+from tgems_edge.model_file.card import Parity
+from tgems_edge.model_file.gate import INPUT
+from tgems_edge.runtime.images import to_pixels
+from tgems_edge.runtime.verification import relative_difference
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.base import Pool
 from tgems_export.exporting.graph.exit_graph import Precision

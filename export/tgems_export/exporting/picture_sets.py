@@ -9,11 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tgems_edge.data import ImageFolder, read_labelled, read_unlabelled, refuse_shared, report_left_out
 from tgems_edge.errors import DataError
-from tgems_edge.folders import list_folders
+from tgems_edge.maths.sets import LEAST_PICTURES
 from tgems_edge.progress import Reporter
-from tgems_edge.sets import LEAST_PICTURES
+from tgems_edge.sources.data import (
+    ImageFolder,
+    read_labelled,
+    read_unlabelled,
+    refuse_shared,
+    report_left_out,
+)
+from tgems_edge.sources.folders import list_folders
 from tgems_export.splits import deal
 
 __all__ = ["Given", "Labelled", "read_given"]

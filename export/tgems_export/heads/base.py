@@ -15,7 +15,7 @@ HeadKindName = Literal["tgem", "ssa"]
 class ExitHead(nn.Module, ABC):
     """What stands behind a block and says how well each class fits an activation.
 
-    Whatever its kind, softmax(-K R / T) is its posterior (`tgems_edge.rates`).
+    Whatever its kind, softmax(-K R / T) is its posterior (`tgems_edge.maths.rates`).
     """
 
     k: int  # K, the width in which it compares

@@ -13,12 +13,11 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tgems_edge import records
-from tgems_edge.card import EncoderId
-from tgems_edge.data import ImageFolder
-from tgems_edge.digests import beginnings, join_beginnings
 from tgems_edge.errors import HeadError
-from tgems_edge.images import Preprocessing
+from tgems_edge.model_file import records
+from tgems_edge.model_file.card import EncoderId, Preprocessing
+from tgems_edge.model_file.digests import beginnings, join_beginnings
+from tgems_edge.sources.data import ImageFolder
 from tgems_export.encoders.checkpoints.loading import RANDOM, is_shipped
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.base import Pool

@@ -12,10 +12,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tgems_edge import records
-from tgems_edge.data import ImageFolder
 from tgems_edge.errors import DataError, HeadError, InputError
+from tgems_edge.model_file import records
 from tgems_edge.progress import Reporter, Task
+from tgems_edge.sources.data import ImageFolder
 from tgems_export.cache import usable_cache
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.features import Features, compute_features

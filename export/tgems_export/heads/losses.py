@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tgems_edge.rates import class_rates
+from tgems_edge.maths.rates import class_rates
 
 __all__ = ["Loss", "LossName"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tgems_edge.rates import class_rates, rate_tables
+from tgems_edge.maths.rates import class_rates, rate_tables
 from tgems_export.encoders.towers.layers import make_linear
 from tgems_export.heads.base import ExitHead
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tgems_edge.metrics import coverage_interval
-from tgems_edge.sets import COVERAGES
+from tgems_edge.maths.metrics import coverage_interval
+from tgems_edge.maths.sets import COVERAGES
 from tgems_export.encoders.towers.base import Pool
 from tgems_export.exporting.graph.costs import Cost
 from tgems_export.study.measures import right_answers

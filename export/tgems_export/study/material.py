@@ -11,10 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tgems_edge.data import ImageFolder, read_labelled, read_unlabelled, refuse_shared, report_left_out
 from tgems_edge.errors import DataError
+from tgems_edge.maths.sets import LEAST_PICTURES
 from tgems_edge.progress import Reporter
-from tgems_edge.sets import LEAST_PICTURES
+from tgems_edge.sources.data import (
+    ImageFolder,
+    read_labelled,
+    read_unlabelled,
+    refuse_shared,
+    report_left_out,
+)
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.features import Features, compute_features
 from tgems_export.encoders.prompts import (

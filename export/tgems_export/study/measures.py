@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from tgems_edge.metrics import calibration_error, reliability, top_accuracy
-from tgems_edge.rates import posterior
-from tgems_edge.sets import COVERAGES, DEFAULT_COVERAGE, METHODS, hold, label_sets
+from tgems_edge.maths.metrics import calibration_error, reliability, top_accuracy
+from tgems_edge.maths.rates import posterior
+from tgems_edge.maths.sets import COVERAGES, DEFAULT_COVERAGE, METHODS, hold, label_sets
 from tgems_export.exporting.calibration import Calibration, calibrate
 
 __all__ = ["Value", "measure_answers", "measure_certainty", "right_answers", "which_are_right"]

@@ -25,11 +25,13 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from tgems_edge.data import ImageFolder
 from tgems_edge.errors import DataError, ImageError
-from tgems_edge.images import Preprocessing, read_pixels
+from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.runtime.images import read_pixels
+from tgems_edge.runtime.session import open_session
+from tgems_edge.sources.data import ImageFolder
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.exporting.graph.exit_graph import TowerGraph
 from tgems_export.exporting.graph.onnx_graph import OPSETS, to_onnx

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tgems_edge.data import ImageFolder, read_unlabelled, report_left_out
 from tgems_edge.errors import InputError
 from tgems_edge.progress import Reporter
+from tgems_edge.sources.data import ImageFolder, read_unlabelled, report_left_out
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.files import write_atomically
 from tgems_export.study.drawing import make_plot

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from tgems_edge.rates import RateForm, class_rates
+from tgems_edge.maths.rates import RateForm, class_rates
 from tgems_export.encoders.towers.base import Pool
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value, measure_answers

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tgems_edge.sets import COVERAGES, METHODS
+from tgems_edge.maths.sets import COVERAGES, METHODS
 from tgems_export.study.figures import (
     EARLY,
     PAPER_EARLY,

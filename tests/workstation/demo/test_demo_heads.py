@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tgems_edge.images import decode, to_pixels
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.model_file.gate import INPUT
+from tgems_edge.runtime.images import decode, to_pixels
+from tgems_edge.runtime.session import open_session
 from tgems_export.demo.packs import read_pack
 from tgems_export.exporting.freeze import load_exits
 from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph

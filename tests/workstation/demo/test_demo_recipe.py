@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tgems_edge.data import read_labelled
 from tgems_edge.errors import DataError, EncoderError, InputError
-from tgems_edge.images import decode
+from tgems_edge.runtime.images import decode
+from tgems_edge.sources.data import read_labelled
 from tgems_export.demo import pretraining
 from tgems_export.demo.augmentation import Augmentation, change, mix
 from tgems_export.demo.packs import TRAINING, read_pack, read_training_packs, unpack

@@ -11,7 +11,7 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file, save_file
 
 from tgems_edge.errors import EncoderError
-from tgems_edge.images import to_pixels
+from tgems_edge.runtime.images import to_pixels
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER, outlined_tower, random_preprocessing
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.pictures import SHAPES, draw

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tgems_edge.data import read_labelled, read_unlabelled
 from tgems_edge.errors import DataError
-from tgems_edge.images import decode, to_pixels
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.images import decode, to_pixels
+from tgems_edge.sources.data import read_labelled, read_unlabelled
 from tgems_export.cache import cache_root
 from tgems_export.encoders import features
 from tgems_export.encoders.encoder import Encoder

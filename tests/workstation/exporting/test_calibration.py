@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tgems_edge.errors import DataError
-from tgems_edge.metrics import calibration_error, coverage_interval
-from tgems_edge.rates import posterior
-from tgems_edge.sets import COVERAGES, label_sets
+from tgems_edge.maths.metrics import calibration_error, coverage_interval
+from tgems_edge.maths.rates import posterior
+from tgems_edge.maths.sets import COVERAGES, label_sets
 from tgems_export.exporting.calibration import calibrate
 
 K = 16

@@ -14,9 +14,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from tgems_edge.errors import InputError
-from tgems_edge.images import to_pixels
-from tgems_edge.rates import posterior
-from tgems_edge.session import INPUT, OUTPUTS, open_session
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.gate import INPUT, OUTPUTS
+from tgems_edge.runtime.images import to_pixels
+from tgems_edge.runtime.session import open_session
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.exporting.dynamic import gates
 from tgems_export.exporting.dynamic.gates import (

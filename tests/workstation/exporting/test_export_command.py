@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from tgems_edge import load
-from tgems_edge.card import Card, EncoderId, is_sealed
-from tgems_edge.data import read_labelled
 from tgems_edge.errors import HeadError
-from tgems_edge.rates import posterior
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.card import Card, EncoderId
+from tgems_edge.model_file.seal import is_sealed
+from tgems_edge.sources.data import read_labelled
 from tgems_export.exporting import drafts
 from tgems_export.exporting import freeze as freeze_module
 from tgems_export.exporting import graph as graph_module
@@ -76,10 +77,10 @@ def test_the_file_labels_the_figures(exported, command, figures):
 
 def test_the_card_says_where_the_file_comes_from(card, encoder):
     assert card.classes == TRAINED and card.classes_not_trained == ()
-    assert (card.layer, card.k, card.opset, card.precision) == (1, 16, 18, "fp32")
+    assert (card.exit_layers, card.last_exit.k, card.opset, card.precision) == ((1,), 16, 18, "fp32")
     assert card.encoder == encoder.id and card.preprocessing == encoder.preprocessing
     assert card.licence == {"code": "Apache-2.0", "weights": encoder.licence}
-    assert (card.temperature, card.conformal, card.accuracy) == (None, None, None)
+    assert (card.last_exit.calibration, card.calibration, card.accuracy) == (None, None, None)
     assert card.parity.pictures == 64 and card.parity.largest_rate_difference < 1e-4
     assert card.parity.label_agreement > 0.95
     assert [sample.kind for sample in card.samples] == ["noise", "noise", "jpeg", "jpeg"]
@@ -205,7 +206,7 @@ def test_half_of_the_data_calibrates_the_other_half_measures_and_the_report_is_j
         "dynamic": None,
         "parity": report["parity"],
         "resizing": None,
-        "temperature": card.temperature,
+        "temperature": card.last_exit.temperature,
         "accuracy": report["accuracy"],
     }
     assert report["accuracy"]["images"] == card.accuracy.images
@@ -221,7 +222,7 @@ def test_a_folder_of_its_own_calibrates(export, fresh_figures, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "calibrated on 210 pictures, temperature" in result.stdout
     model = load(path)
-    card = model.card
+    card, exit_ = model.card, model.card.last_exit
     assert card.calibration.images == 210 and card.accuracy is None
     assert card.parity.pictures == 64 + 210 and card.parity.of.endswith("of --calibration")
     folder = read_labelled(fresh_figures)
@@ -230,11 +231,11 @@ def test_a_folder_of_its_own_calibrates(export, fresh_figures, tmp_path):
     results = [model.classify(folder.path(i)) for i in range(len(folder.names))]
     rates = np.stack([r.rates for r in results])
     for r in results:
-        np.testing.assert_allclose(r.probabilities, posterior(r.rates, card.k, card.temperature), atol=1e-5)
-    fitted = calibrate(rates, folder.labels, card.k)
-    assert card.temperature == pytest.approx(fitted.temperature, rel=1e-3)
-    assert card.conformal == pytest.approx(fitted.conformal, abs=1e-3)
-    assert card.rejection == pytest.approx(fitted.rejection, abs=1e-3)
+        np.testing.assert_allclose(r.probabilities, posterior(r.rates, exit_.k, exit_.temperature), atol=1e-5)
+    fitted = calibrate(rates, folder.labels, exit_.k)
+    assert exit_.temperature == pytest.approx(fitted.temperature, rel=1e-3)
+    assert card.calibration.conformal == pytest.approx(fitted.conformal, abs=1e-3)
+    assert card.calibration.rejection == pytest.approx(fitted.rejection, abs=1e-3)
     covered = [folder.classes[folder.labels[i]] in r.label_set(0.9) for i, r in enumerate(results)]
     assert np.mean(covered) >= 0.9
     assert np.mean([r.is_unknown(0.05) for r in results]) <= 0.05
@@ -245,9 +246,10 @@ def test_every_form_of_the_file_is_calibrated(export, fresh_figures, tmp_path, f
     assert export("--calibration", fresh_figures, *form).exit_code == 0
     model = load(tmp_path / "model.onnx")
     result = model.classify(fresh_figures / "red_circle" / "00.jpg")
-    expected = posterior(result.rates, model.card.k, model.card.temperature)
+    exit_ = model.card.last_exit
+    expected = posterior(result.rates, exit_.k, exit_.temperature)
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
-    assert model.card.temperature != 1
+    assert exit_.temperature != 1
 
 
 def test_other_names_get_tables_of_their_own_and_are_listed(export, tmp_path):

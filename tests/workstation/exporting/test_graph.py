@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tgems_edge.errors import InputError
-from tgems_edge.rates import posterior
-from tgems_edge.session import INPUT, OUTPUTS, open_session
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.gate import INPUT, OUTPUTS
+from tgems_edge.runtime.session import open_session
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.exporting.graph.onnx_graph import set_temperature, to_onnx
 

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from tgems_edge import load
-from tgems_edge.data import read_labelled
-from tgems_edge.onnx_file import read_header
-from tgems_edge.rates import posterior
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.onnx_file import read_header
+from tgems_edge.sources.data import read_labelled
 from tgems_export.exporting import drafts
 from tgems_export.exporting import picture_sets as labelled
 from tgems_export.exporting.freeze import DEMO_HEADS, load_exits
@@ -165,7 +165,7 @@ class TestStatic:
         assert made_how.ranges in ("minmax", "entropy", "percentile")
         assert (made_how.kept, made_how.gate) == ((), None)
         assert report["quantisation"]["ranges"] == made_how.ranges and report["dynamic"] is None
-        assert (card.calibration, card.temperature, card.accuracy) == (None, None, None)
+        assert (card.calibration, card.last_exit.calibration, card.accuracy) == (None, None, None)
         assert card.parity.pictures == 16
         assert operators(output)["QuantizeLinear"] and not operators(output)["If"]
         answers = classify(command, output, figures)
@@ -180,7 +180,7 @@ class TestStatic:
         assert (card.quantisation.target, card.quantisation.images) == ("x86-vnni", 105)
         assert card.quantisation.gate is None
         result = model.classify(fresh_figures / "red_circle" / "00.jpg")
-        expected = posterior(result.rates, card.k, card.temperature)
+        expected = posterior(result.rates, card.last_exit.k, card.last_exit.temperature)
         np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
 
     def test_data_alone_calibrates_and_measures_but_too_few_are_no_gate(
@@ -296,8 +296,8 @@ class TestDynamic:
     def test_the_card_says_how_it_decides(self, both):
         for path in both.values():
             card = load(path).card
-            assert card.exit_layers == (1, 2) and (card.layer, card.pool) == (2, card.dynamic.exits[-1].pool)
-            assert 0.1 < card.dynamic.operations <= card.dynamic.budget == BUDGET
+            assert card.exit_layers == (1, 2) and card.last_exit.gate is None
+            assert 0.1 < card.mean_operations <= card.dynamic.budget == BUDGET
             assert card.dynamic.dropped == {} and card.calibration.images == 200
             assert (card.precision == "int8") == (card.quantisation is not None)
             assert card.description.startswith("3 classes, exits 1, 2 of demo")
@@ -334,7 +334,7 @@ class TestDynamic:
             assert [exit_["layer"] for exit_ in found["exits"]] == [1, 2]
             assert sum(exit_["images"] for exit_ in found["exits"]) == found["images"] == 200
             assert min(exit_["images"] for exit_ in found["exits"]) >= 20
-            first, last = (exit_.operations for exit_ in load(path).card.dynamic.exits)
+            first, last = (exit_.operations for exit_ in load(path).card.exits)
             assert first < found["operations"] < last
             calibrated = command("evaluate", easy_and_hard / "calibrate", "--model", path)
             assert calibrated.exit_code == 2 and "calibrated" in calibrated.stderr
@@ -355,7 +355,7 @@ def test_heads_of_the_other_kind_share_a_file_too(command, figures, fresh_figure
     exits = ("--dynamic", "--exits", "1,2", "--head-kind", "ssa", "--head", heads)
     made(command("export", *exits, "--calibration", fresh_figures, "--output", path, "-q", "--json"))
     card = load(path).card
-    assert card.head_kind == "ssa" and {exit_.pool for exit_ in card.dynamic.exits} == {"mean"}
+    assert {(exit_.head_kind, exit_.pool) for exit_ in card.exits} == {("ssa", "mean")}
     assert right(classify(command, path, figures)) > 0.9
 
 

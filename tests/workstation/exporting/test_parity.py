@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tgems_edge.errors import ParityError
-from tgems_edge.session import INPUT
+from tgems_edge.model_file.gate import INPUT
 from tgems_export.exporting import drafts
 from tgems_export.exporting.freeze import freeze, load_exits
 from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph

@@ -14,9 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tgems_edge.errors import AccuracyError, DataError
-from tgems_edge.images import to_pixels
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.runtime.images import to_pixels
+from tgems_edge.runtime.session import open_session
 from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
 from tgems_export.exporting.graph.onnx_graph import label_weights, to_onnx
 from tgems_export.exporting.quantization.equalisation import equalise

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tgems_edge.errors import ImageError, ParityError
-from tgems_edge.images import Preprocessing, to_pixels
-from tgems_edge.model import Classifier
-from tgems_edge.session import open_session
+from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.runtime.classifier import Classifier
+from tgems_edge.runtime.images import to_pixels
+from tgems_edge.runtime.session import open_session
 from tgems_export.exporting.freeze import Form, freeze, load_exits
 from tgems_export.exporting.graph import resizing
 from tgems_export.exporting.graph.onnx_graph import OPSETS

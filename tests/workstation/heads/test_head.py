@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tgems_edge.card import EncoderId
-from tgems_edge.data import read_labelled
-from tgems_edge.digests import beginnings
 from tgems_edge.errors import HeadError
-from tgems_edge.images import Preprocessing
-from tgems_edge.rates import class_rates
+from tgems_edge.maths.rates import class_rates
+from tgems_edge.model_file.card import EncoderId, Preprocessing
+from tgems_edge.model_file.digests import beginnings
+from tgems_edge.sources.data import read_labelled
 from tgems_export.heads.file import (
     HeadCard,
     head_file,

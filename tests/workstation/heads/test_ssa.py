@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch.nn.functional import normalize, one_hot
 
-from tgems_edge import load, records
-from tgems_edge.data import read_labelled
+from tgems_edge import load
 from tgems_edge.errors import HeadError, InputError
-from tgems_edge.session import INPUT
+from tgems_edge.model_file import records
+from tgems_edge.model_file.gate import INPUT
+from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.prompts import load_templates
 from tgems_export.exporting.freeze import DEMO_HEADS, load_exits
 from tgems_export.heads.base import ExitHead
@@ -273,10 +274,11 @@ def test_the_command_line_makes_a_file_that_labels_new_figures(command, figures,
     exported = command("export", *kind, "--head", heads, "--data", fresh_figures, "--output", path)
     assert exported.exit_code == 0
     card = load(path).card
-    assert (card.head_kind, card.pool, card.layer) == ("ssa", "mean", 2)
-    assert card.k == load_head_card(heads / "ssa-layer-02.safetensors").k == 128
+    exit_ = card.last_exit
+    assert (exit_.head_kind, exit_.pool, exit_.layer) == ("ssa", "mean", 2)
+    assert exit_.k == load_head_card(heads / "ssa-layer-02.safetensors").k == 128
     assert card.parity.largest_rate_difference < 1e-4
-    assert card.accuracy.top1 > 0.9 and card.temperature > 0 and card.conformal
+    assert card.accuracy.top1 > 0.9 and exit_.temperature > 0 and card.calibration.conformal
 
 
 def test_the_full_clip_can_label(command, figures, tmp_path):

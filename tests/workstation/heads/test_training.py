@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tgems_edge.data import read_labelled, read_unlabelled
 from tgems_edge.errors import DataError, EncoderError, HeadError
 from tgems_edge.progress import Reporter
+from tgems_edge.sources.data import read_labelled, read_unlabelled
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import load_templates
 from tgems_export.heads.file import load_head, load_head_card

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tgems_edge.data import read_unlabelled
 from tgems_edge.errors import DataError
-from tgems_edge.images import to_pixels
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT, open_session
+from tgems_edge.runtime.images import to_pixels
+from tgems_edge.runtime.session import open_session
+from tgems_edge.sources.data import read_unlabelled
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.checkpoints.recipes import CONFIG_FILE
 from tgems_export.encoders.encoder import load_encoder

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tgems_edge.data import read_labelled
 from tgems_edge.errors import DataError, InputError
 from tgems_edge.progress import Reporter
+from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.encoders.prompts import load_templates
 from tgems_export.exporting.graph.costs import count_exit, count_full

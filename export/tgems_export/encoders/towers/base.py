@@ -18,7 +18,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tgems_edge.errors import EncoderError
-from tgems_edge.images import Preprocessing
+from tgems_edge.model_file.card import Preprocessing
 
 __all__ = ["Activations", "ExitPoint", "Part", "Pool", "Readout", "Tower"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tgems_edge.images import Preprocessing
+from tgems_edge.model_file.card import Preprocessing
 from tgems_export.encoders.towers.base import Activations, ExitPoint, Part, Pool, Readout, Tower
 from tgems_export.encoders.towers.blocks import Embedding, ExitBlock, ResidualBlock
 from tgems_export.encoders.towers.operations import count_attention, count_convolutions, count_linears

@@ -7,17 +7,16 @@ graph in INT8 knows what INT8 does to it. n pictures, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tgems_edge.card import DynamicExit
-from tgems_edge.rates import posterior
-from tgems_edge.session import INPUT
-from tgems_export.encoders.towers.base import Pool
+from tgems_edge.maths.rates import posterior
+from tgems_edge.model_file.card import Exit, ExitCalibration, ExitGate
+from tgems_edge.model_file.gate import INPUT
 from tgems_export.exporting.calibration import fit_temperature
 from tgems_export.exporting.dynamic.gates import (
     GateFit,
@@ -31,7 +30,7 @@ from tgems_export.exporting.graph.assembly import set_gate
 from tgems_export.exporting.graph.onnx_graph import set_temperature
 from tgems_export.threads import in_order, open_on_one_thread
 
-__all__ = ["Decision", "ExitAnswers", "ExitOutline", "answer_all", "decide", "fit_right", "write"]
+__all__ = ["Decision", "ExitAnswers", "answer_all", "decide", "fit_right", "write"]
 
 
 @dataclass(frozen=True)
@@ -50,19 +49,9 @@ class ExitAnswers:
 class Decision:
     """Temperatures, gates and thresholds of several exits, and what became of the pictures they come from."""
 
-    exits: tuple[DynamicExit, ...]
+    exits: tuple[Exit, ...]
     accuracy: float
     operations: float  # of a mean picture, as a share of the full tower's
-
-
-@dataclass(frozen=True)
-class ExitOutline:
-    """What is known of an exit before anything is fitted."""
-
-    layer: int
-    k: int
-    pool: Pool
-    operations: int  # of a picture that leaves here
 
 
 Fit = Callable[[NDArray[np.float64], Sequence[NDArray[np.bool_]], int], GateFit]
@@ -101,7 +90,7 @@ def answer_all(
 def decide(
     answers: Sequence[ExitAnswers],
     labels: NDArray[np.int64],
-    outlines: Sequence[ExitOutline],
+    exits: Sequence[Exit],
     full: int,
     budget: float,
     fit: Fit = fit_right,
@@ -111,7 +100,7 @@ def decide(
     Args:
         answers: of each exit, on pictures that calibrate.
         labels: (n,) true classes.
-        outlines: of each exit.
+        exits: as they are before anything is fitted; operations are known.
         full: operations of the full tower.
         budget: most operations of a mean picture, as a share of the full tower's.
         fit: how a gate is fitted.
@@ -121,36 +110,27 @@ def decide(
     """
     right = [answer.right(labels) for answer in answers]
     temperatures = [
-        fit_temperature(answer.rates, labels, outline.k)
-        for answer, outline in zip(answers, outlines, strict=True)
+        fit_temperature(answer.rates, labels, exit_.k) for answer, exit_ in zip(answers, exits, strict=True)
     ]
     gates, scores = [], []
     for number, answer in enumerate(answers[:-1]):
-        seen = _features(answer, outlines[number].k, temperatures[number])
+        seen = _features(answer, exits[number].k, temperatures[number])
         gates.append(fit(seen, right, number))
         scores.append(gates[-1].scores(seen))
-    costs = [outline.operations / full for outline in outlines]
+    costs = [(exit_.operations or 0) / full for exit_ in exits]
     thresholds = choose_thresholds(scores, right, costs, budget)
     go_on = [score < threshold for score, threshold in zip(scores, thresholds, strict=True)]
     taken = exits_taken(go_on)
-    shares = np.bincount(taken, minlength=len(outlines)) / len(labels)
+    shares = np.bincount(taken, minlength=len(exits)) / len(labels)
     decided = []
-    for number, (answer, outline) in enumerate(zip(answers, outlines, strict=True)):
-        gate = gates[number].raw() if number < len(gates) else None
-        decided.append(
-            DynamicExit(
-                layer=outline.layer,
-                k=outline.k,
-                pool=outline.pool,
-                temperature=temperatures[number],
-                surprise=float(np.median(answer.rates.min(1))),
-                weights=tuple(gate[0].tolist()) if gate else None,
-                bias=gate[1] if gate else None,
-                threshold=thresholds[number] if gate else None,
-                operations=outline.operations,
-                share=float(shares[number]),
-            )
-        )
+    for number, (answer, exit_) in enumerate(zip(answers, exits, strict=True)):
+        gate = None
+        if number < len(gates):
+            weights, bias = gates[number].raw()
+            gate = ExitGate(tuple(weights.tolist()), bias, thresholds[number])
+        surprise = float(np.median(answer.rates.min(1)))
+        fitted = ExitCalibration(temperatures[number], surprise, float(shares[number]))
+        decided.append(replace(exit_, gate=gate, calibration=fitted))
     return Decision(
         exits=tuple(decided),
         accuracy=float(np.stack(right)[taken, np.arange(len(labels))].mean()),
@@ -163,9 +143,9 @@ def _features(answer: ExitAnswers, k: int, temperature: float) -> NDArray[np.flo
     return features(posterior(answer.rates.astype(np.float64), k, temperature), answer.spread)
 
 
-def write(model: onnx.ModelProto, exits: Sequence[DynamicExit]) -> None:
+def write(model: onnx.ModelProto, exits: Sequence[Exit]) -> None:
     """Sets temperatures and gates in the graph that `to_onnx` made, quantised or not."""
     for exit_ in exits:
         set_temperature(model, exit_.layer, exit_.k, exit_.temperature)
-        if exit_.weights is not None and exit_.bias is not None and exit_.threshold is not None:
-            set_gate(model, exit_.layer, *fold_threshold(exit_.weights, exit_.bias, exit_.threshold))
+        if gate := exit_.gate:
+            set_gate(model, exit_.layer, *fold_threshold(gate.weights, gate.bias, gate.threshold))

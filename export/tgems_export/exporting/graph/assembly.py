@@ -29,7 +29,7 @@ from onnx import (
     shape_inference,
 )
 
-from tgems_edge.session import OUTPUTS
+from tgems_edge.model_file.gate import OUTPUTS
 from tgems_export.exporting.graph.exit_graph import GATED
 from tgems_export.exporting.graph.onnx_graph import set_constant
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from tgems_edge.errors import InputError
-from tgems_edge.session import INPUT
+from tgems_edge.model_file.gate import INPUT
 from tgems_export.exporting.graph.exit_graph import POSTERIOR_SCALE, ExitGraph, TowerGraph
 
 __all__ = [

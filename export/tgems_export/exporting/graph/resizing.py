@@ -1,6 +1,7 @@
 """Resizing and cropping inside the graph, for callers that have no Pillow: C++, JavaScript, phones.
 
-The arithmetic of the sizes is that of `tgems_edge.images.to_pixels`, and so of torchvision and open_clip.
+The arithmetic of the sizes is that of `tgems_edge.runtime.images.to_pixels`, and so of torchvision and
+open_clip.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import onnxruntime
 from onnx import compose, parser
 from PIL import Image
 
-from tgems_edge.card import Resizing
 from tgems_edge.errors import ParityError
-from tgems_edge.images import Preprocessing, resampling, to_pixels
-from tgems_edge.session import IMAGE, INPUT
+from tgems_edge.model_file.card import Preprocessing, Resizing, resampling
+from tgems_edge.model_file.gate import IMAGE, INPUT
+from tgems_edge.runtime.images import to_pixels
 from tgems_export.exporting.graph.resampling import resampling_text
 from tgems_export.threads import open_on_one_thread
 

@@ -21,8 +21,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Task
-from tgems_edge.session import INPUT
 from tgems_export.threads import in_order, open_on_one_thread
 
 __all__ = ["METHODS", "Range", "RangeMethod", "Seen", "observe", "with_outputs"]

@@ -18,9 +18,10 @@ import onnx
 from numpy.typing import NDArray
 
 from tgems_edge.errors import AccuracyError, DataError, ImageError
-from tgems_edge.images import Preprocessing, decode, to_pixels
+from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
-from tgems_edge.session import INPUT
+from tgems_edge.runtime.images import decode, to_pixels
 from tgems_export.exporting.quantization.equalisation import equalise
 from tgems_export.exporting.quantization.products import find_products
 from tgems_export.exporting.quantization.ranges import METHODS, Seen, observe

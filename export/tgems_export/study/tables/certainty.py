@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tgems_edge.sets import COVERAGES, METHODS, REJECTS
+from tgems_edge.maths.sets import COVERAGES, METHODS, REJECTS
 from tgems_export.study.figures import Study, auroc_half_width
 from tgems_export.study.parts import Table
 from tgems_export.study.tables.choices import MANY_CLASSES, OVERVIEW_COVERAGE, UNKNOWN

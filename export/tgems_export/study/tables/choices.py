@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tgems_edge.sets import DEFAULT_COVERAGE
+from tgems_edge.maths.sets import DEFAULT_COVERAGE
 
 __all__ = ["MANY_CLASSES", "OVERVIEW_COVERAGE", "RULE", "SAMPLE", "UNKNOWN"]
 

@@ -1,0 +1,93 @@
+"""The house: arrows point one way, folders and files stay small enough to be read."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEVICE = ROOT / "tgems_edge"
+MOST_FILES, MOST_LINES = 12, 400
+# `python -m tgems_edge.bench.make_tower` ends as commands do.
+PROGRAM = ("tgems_edge.bench", "tgems_edge.cli")
+FILES = sorted(DEVICE.rglob("*.py"))
+WORKSTATION = {"tgems_export", "torch", "torchvision", "open_clip", "timm", "onnx", "safetensors"}
+
+
+def module(path):
+    """The dotted name of a file of the device package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def statements(tree):
+    """All statements that can run, whatever function they are in."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from statements(node)
+
+
+def imports(path):
+    """Dotted names that a file imports: modules, and names in modules."""
+    for node in statements(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(path):
+    """The device's own modules that a file imports, itself left out."""
+    found = {name if name in MODULES else name.rpartition(".")[0] for name in imports(path)}
+    return found & MODULES.keys() - {module(path)}
+
+
+def folder(name):
+    """The folder of the package that a module lies in, or the module itself."""
+    return ".".join(name.split(".")[:2])
+
+
+def check_one_way(arrows):
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        pytest.fail("a circle of imports: " + " → ".join(error.args[1]))
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    arrows = {name: imported_modules(path) for name, path in MODULES.items()}
+    assert arrows["tgems_edge.runtime.classifier"] > {"tgems_edge.runtime.session"}
+    check_one_way(arrows)
+
+
+def test_no_folders_import_each_other_in_a_circle():
+    arrows = {}
+    for name, path in MODULES.items():
+        inside = {folder(other) for other in imported_modules(path)} - {folder(name), "tgems_edge"}
+        arrows.setdefault(folder(name), set()).update(inside)
+    start, end = PROGRAM
+    arrows[start].remove(end)
+    assert "tgems_edge.model_file" in arrows["tgems_edge.runtime"]
+    check_one_way(arrows)
+
+
+def test_the_device_imports_nothing_of_the_workstation():
+    for path in FILES:
+        assert not WORKSTATION & {name.split(".")[0] for name in imports(path)}, path
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_files_are_short(path):
+    assert len(path.read_text("utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("place", sorted({path.parent for path in FILES}), ids=module)
+def test_folders_are_small(place):
+    assert len(list(place.glob("*.py"))) <= MOST_FILES

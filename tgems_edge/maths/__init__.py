@@ -1,0 +1,1 @@
+"""The formulas of the method, in numpy alone: class-rates, label sets, measures."""

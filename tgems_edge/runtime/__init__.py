@@ -1,0 +1,1 @@
+"""Pictures to pixels to answers: what runs a model file and says how sure it is."""
