@@ -23,10 +23,11 @@ from measuring.result import save
 from measuring.timing import Times, time_in_turn
 from onnx import parser
 
-from tgems_edge.decoding.limits import MAX_PIXELS
-from tgems_edge.images import Preprocessing
+from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.model_file.gate import IMAGE
 from tgems_edge.progress import Reporter
-from tgems_edge.session import IMAGE, open_session
+from tgems_edge.runtime.decoding.limits import MAX_PIXELS
+from tgems_edge.runtime.session import open_session
 from tgems_export.exporting.graph.resizing import resizing_graph
 
 MODEL = Preprocessing((224, 224), "shortest", "bicubic", 0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -66,7 +67,7 @@ RUN = """
 import sys
 from pathlib import Path
 import numpy as np
-from tgems_edge.session import open_session
+from tgems_edge.runtime.session import open_session
 session = open_session(Path(sys.argv[1]), threads=1)
 picture = np.ones((int(sys.argv[3]), int(sys.argv[2]), 3), np.uint8)
 for _ in range(int(sys.argv[4])):
