@@ -127,21 +127,22 @@ BEFORE_COLUMNS = """
     {starts} = Split <axis = 0> (columns_start, columns_singles)
     {ends} = Split <axis = 0> (columns_end, columns_singles)
 """
+# Casting to uint8 rounds down; half a grey level is added before.
 COLUMNS = """
     corner_{n} = Concat <axis = 0> (top, columns_start_{n})
     opposite_{n} = Concat <axis = 0> (bottom, columns_end_{n})
     read_{n} = Slice ({image}, corner_{n}, opposite_{n}, axes_01)
     by_colour_{n} = Transpose <perm = [0, 2, 1]> (read_{n})
     levels_{n} = Cast <to = 1> (by_colour_{n})
-    narrow_{n} = MatMul (levels_{n}, columns_weights_{n})
+    weighted_{n} = MatMul (levels_{n}, columns_weights_{n})
+    with_half_{n} = Add (weighted_{n}, half)
+    bounded_{n} = Clip (with_half_{n}, zero, white)
+    narrow_{n} = Cast <to = 2> (bounded_{n})
 """
 BEFORE_ROWS = """
     narrow = Concat <axis = 2> ({narrow})
-    narrow_and_half = Add (narrow, half)
-    narrow_whole = Floor (narrow_and_half)
-    narrow_levels = Clip (narrow_whole, zero, white)
     one_line_each = Constant <value_ints = [-1, {line}]> ()
-    lines = Reshape (narrow_levels, one_line_each)
+    lines = Reshape (narrow, one_line_each)
     lines_start = Sub (rows_start, top)
     lines_end = Sub (rows_end, top)
     {starts} = Split <axis = 0> (lines_start, rows_singles)
@@ -149,9 +150,9 @@ BEFORE_ROWS = """
 """
 ROWS = """
     taken_{n} = Slice (lines, lines_start_{n}, lines_end_{n}, axis_0)
-    low_{n} = Gemm <transA = 1> (rows_weights_{n}, taken_{n}, half)
+    taken_levels_{n} = Cast <to = 1> (taken_{n})
+    low_{n} = Gemm <transA = 1> (rows_weights_{n}, taken_levels_{n}, half)
 """
-# Casting rounds down; half a grey level is there already.
 AFTER_ROWS = """
     low = Concat <axis = 0> ({low})
     low_levels = Clip (low, zero, white)
