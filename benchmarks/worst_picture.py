@@ -3,9 +3,9 @@
     python benchmarks/worst_picture.py
 
 Square pictures with as many pixels as the default limit allows, of every format and pixel type that is costly
-to decode. Each is read for a model of 224x224 in a process of its own, with its colour profile converted; memory
-is what the process takes beyond its imports (Linux). Five minutes. Expect about 10 bytes a pixel at most, and up
-to 17 for WebP, whose pixels count twice against the limit.
+to decode. Each is read for a model of 224x224 in a process of its own, with its colour profile converted;
+memory is what the process takes beyond its imports (Linux). Five minutes. Expect about 10 bytes a pixel at
+most, and up to 17 for WebP, whose pixels count twice against the limit.
 """
 
 from __future__ import annotations
