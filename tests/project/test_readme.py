@@ -38,10 +38,17 @@ def test_there_are_snippets_to_run() -> None:
     assert "<!-- run -->\n```console\n$ tgems-edge " in README
 
 
+PERCENT = re.compile(r"\b(\d+)%")
+
+
 def test_tables_and_transcripts_are_what_the_commands_print(plain_environment: None) -> None:
+    """INT8 rounds a little otherwise in another onnxruntime, so percentages may be off by two."""
     for page in readme.PAGES:
         text = page.read_text(encoding="utf-8")
-        assert readme.fill(text, page) == text
+        filled = readme.fill(text, page)
+        assert PERCENT.sub("%", filled) == PERCENT.sub("%", text)
+        shown, printed = ([int(number) for number in PERCENT.findall(t)] for t in (text, filled))
+        assert all(abs(a - b) <= 2 for a, b in zip(shown, printed, strict=True))
 
 
 def test_it_is_short() -> None:
