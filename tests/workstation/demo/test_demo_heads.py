@@ -11,6 +11,7 @@ from tgems_edge.runtime.images import decode, to_pixels
 from tgems_edge.runtime.session import open_session
 from tgems_export.demo.packs import read_pack
 from tgems_export.exporting.freeze import load_exits
+from tgems_export.exporting.graph.assembly import flat
 from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
 from tgems_export.exporting.graph.onnx_graph import to_onnx
 
@@ -31,9 +32,8 @@ def test_exit_5_knows_cifar_10_and_its_graph_gives_the_same_labels():
     assert len(chosen) == 500
     assert np.mean(expected == pack["labels"][chosen]) > 0.6
 
-    graph = to_onnx(
-        ExitGraph(encoder, [Cut(5, pool, exit_.head)], exit_.text), encoder.preprocessing.size, 18
-    )
+    cut = ExitGraph(encoder, [Cut(5, pool, exit_.head)], exit_.text)
+    graph = flat(to_onnx(cut, encoder.preprocessing.size, 18), [5])
     pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in pictures])
     (labels,) = open_session(graph.SerializeToString()).run(["label"], {INPUT: pixels})
     assert labels.tolist() == expected.tolist()
