@@ -200,6 +200,7 @@ def test_half_of_the_data_calibrates_the_other_half_measures_and_the_report_is_j
         "classes": list(TRAINED),
         "classes_not_trained": [],
         "input": "pixels",
+        "colour": "srgb",
         "precision": "fp32",
         "exits": [1],
         "quantisation": None,
