@@ -17,6 +17,7 @@ import typer
 from tgems_edge import __version__
 from tgems_edge.cli.failures import OneLineErrors, run
 from tgems_edge.cli.output import print_lines, report_error
+from tgems_edge.errors import MissingDependency
 
 __all__ = ["OneLineErrors", "app", "main", "report_error", "run"]
 
@@ -28,6 +29,7 @@ DEVICE_COMMANDS = {
     "doctor": "tgems_edge.cli.doctor",
     "bench": "tgems_edge.cli.bench",
 }
+WORKSTATION_COMMANDS = ("train", "export", "study")  # of the distribution tgems-export
 ENTRY_POINTS = "tgems_edge.commands"
 
 
@@ -42,6 +44,8 @@ class _LazyCommands(OneLineErrors):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         module = DEVICE_COMMANDS.get(cmd_name) or _workstation_commands().get(cmd_name)
+        if module is None and cmd_name in WORKSTATION_COMMANDS:
+            raise MissingDependency(f"{cmd_name} runs on a workstation: pip install 'tgems-edge[export]'")
         if module is None:
             return None
         command = typer.main.get_command(import_module(module).app)

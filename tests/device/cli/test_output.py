@@ -389,3 +389,11 @@ def captured_json(record):
 def to_bytes(name):
     """Return the name of a file as bytes on disk, for any encoding that the process assumed."""
     return name.encode("utf-8", "surrogateescape")
+
+
+@pytest.mark.parametrize("command", ["train", "export", "study"])
+def test_a_command_of_the_workstation_says_what_to_install_where_it_is_missing(command, monkeypatch):
+    monkeypatch.setattr("tgems_edge.cli._workstation_commands", dict)
+    done = CliRunner().invoke(app, [command, "pictures"])
+    assert done.exit_code == 2
+    assert done.stderr == f"error: {command} runs on a workstation: pip install 'tgems-edge[export]'\n"
