@@ -31,7 +31,7 @@ from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts
-from tgems_export.exporting.freeze import DEMO_HEADS
+from tgems_export.exporting.exits import DEMO_HEADS
 from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
 from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.heads.file import head_file, load_head

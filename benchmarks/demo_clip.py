@@ -28,7 +28,7 @@ from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.features import Features, compute_features
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts
-from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
+from tgems_export.exporting.exits import DEMO_HEADS, DEMO_HEADS_190
 from tgems_export.heads.file import head_file, load_head, load_head_card
 
 WEAKEST = 3  # classes to name

@@ -27,7 +27,7 @@ from tgems_edge.progress import Reporter
 from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts
-from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
+from tgems_export.exporting.exits import DEMO_HEADS, DEMO_HEADS_190
 from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
 from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.exporting.quantization.recipe import Recipe, Target

@@ -23,7 +23,7 @@ from tgems_edge.progress import Reporter
 from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.encoders.features import compute_features
-from tgems_export.exporting.freeze import DEMO_HEADS
+from tgems_export.exporting.exits import DEMO_HEADS
 from tgems_export.heads.file import head_file, load_head_card
 
 

@@ -37,7 +37,7 @@ from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load
 from tgems_export.encoders.towers.base import Pool
 from tgems_export.exporting.dynamic.decisions import ExitAnswers
 from tgems_export.exporting.dynamic.gates import inr
-from tgems_export.exporting.freeze import DEMO_HEADS, DEMO_HEADS_190
+from tgems_export.exporting.exits import DEMO_HEADS, DEMO_HEADS_190
 from tgems_export.exporting.graph.costs import count_full
 from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
 from tgems_export.exporting.graph.onnx_graph import to_onnx

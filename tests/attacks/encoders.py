@@ -24,7 +24,7 @@ from safetensors.torch import save, save_file
 
 from tgems_edge.model_file.card import EncoderId
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
-from tgems_export.exporting.freeze import DEMO_HEADS
+from tgems_export.exporting.exits import DEMO_HEADS
 from tgems_export.heads.file import METADATA_KEY, head_file
 
 ARCHITECTURE = "attacked"  # the demo's, registered with open_clip by the test

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tgems_edge.cli import app
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
-from tgems_export.exporting.freeze import DEMO_HEADS
+from tgems_export.exporting.exits import DEMO_HEADS
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,15 @@ from packaging.requirements import Requirement
 from tgems_edge.model_file.default import built_in_model
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime.classifier import Classifier
-from tgems_export.exporting.drafts import Dynamics
-from tgems_export.exporting.freeze import Form, freeze, load_exits
+from tgems_export.exporting.pipeline import export_model
+from tgems_export.exporting.settings import (
+    DynamicSettings,
+    ExitSettings,
+    ExportSettings,
+    GraphSettings,
+    Int8Settings,
+    PictureSettings,
+)
 from tgems_export.pictures import draw
 
 ROOT = Path(__file__).parents[2]
@@ -57,27 +64,35 @@ def drawn(tmp_path_factory):
     return root
 
 
-FORMS = {
-    "image": ([2], Form(input="image")),
-    "fp16": ([2], Form(precision="fp16")),
-    "int8": ([2], Form(precision="int8")),
-    "int8-vnni-image": ([2], Form(precision="int8", target="x86-vnni", input="image")),
-    "int8-dynamic": ([2], Form(precision="int8-dynamic")),
-    "exits-int8": ([1, 2], Form(precision="int8")),
-    "exits-flat-image": ([1, 2], Form(input="image", dynamics=Dynamics(nested=False))),
-    "exits-int8-dynamic": ([1, 2], Form(precision="int8-dynamic")),
+INT8, ONE, TWO = GraphSettings(precision="int8"), ExitSettings((2,)), ExitSettings((1, 2))
+CHOSEN = {
+    "image": {"exits": ONE, "graph": GraphSettings("image")},
+    "fp16": {"exits": ONE, "graph": GraphSettings(precision="fp16")},
+    "int8": {"exits": ONE, "graph": INT8},
+    "int8-vnni-image": {
+        "exits": ONE,
+        "graph": GraphSettings("image", "int8"),
+        "int8": Int8Settings("x86-vnni"),
+    },
+    "int8-dynamic": {"exits": ONE, "graph": GraphSettings(precision="int8-dynamic")},
+    "exits-int8": {"exits": TWO, "graph": INT8},
+    "exits-flat-image": {
+        "exits": TWO,
+        "graph": GraphSettings("image"),
+        "dynamic": DynamicSettings(nested=False),
+    },
+    "exits-int8-dynamic": {"exits": TWO, "graph": GraphSettings(precision="int8-dynamic")},
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["built-in", *FORMS])
+@pytest.mark.parametrize("name", ["built-in", *CHOSEN])
 def test_the_oldest_onnxruntime_gives_the_same_answers(oldest, drawn, tmp_path, name):
     model = built_in_model()
-    if name in FORMS:
+    if name in CHOSEN:
         model = tmp_path / "model.onnx"
-        layers, form = FORMS[name]
-        exits = load_exits(layers, None, None, None, None)
-        freeze(exits, model, Reporter(quiet=True), calibration=drawn, form=form)
+        pictures = PictureSettings(calibration=drawn)
+        export_model(ExportSettings(model, pictures=pictures, **CHOSEN[name]), Reporter(quiet=True))
     command = [oldest, "-m", "tgems_edge", "classify", "--json", "--model", model, *EXAMPLES]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -113,7 +113,7 @@ class TestOutputs:
         def begin(*arguments, **options):
             raise AssertionError("the work has begun")
 
-        for module in ("encoder.load_encoder", "freeze.load_exits"):
+        for module in ("encoders.encoder.load_encoder", "exporting.pipeline.load_exits"):
             monkeypatch.setattr(f"tgems_export.{module}", begin)
 
     @pytest.fixture

@@ -20,6 +20,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tgems_edge.errors import ModelFileError
 from tgems_edge.model_file.card import Card
@@ -28,8 +29,8 @@ from tgems_edge.model_file.seal import is_sealed
 
 __all__ = ["IMAGE", "INPUT", "OUTPUTS", "CheckedFile", "check_digest", "check_model_file", "check_structure"]
 
-INPUT = "pixels"  # resized and cropped, (B, H, W, 3)
-IMAGE = "image"  # whole, (H, W, 3) of any size
+INPUT: Final = "pixels"  # resized and cropped, (B, H, W, 3)
+IMAGE: Final = "image"  # whole, (H, W, 3) of any size
 OUTPUTS = ["rates", "probabilities", "label", "exit_layer"]
 
 # Of ONNX's own operators, those that no image model needs. A list of what is allowed would be stricter, and

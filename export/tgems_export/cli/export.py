@@ -1,4 +1,4 @@
-"""`tgems-edge export`: freeze one exit into one ONNX file."""
+"""`tgems-edge export`: write exits into one ONNX file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tgems_edge.model_file.card import Accuracy, Card, Dynamic, Quantisation
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.catalogue import Architecture
-    from tgems_export.exporting.freeze import Frozen
+    from tgems_export.exporting.sealing import ModelFile
 
 MOST_CLASSES = 20  # that are named
 
@@ -135,10 +135,16 @@ def export(
     """
     from tgems_edge.progress import Reporter
     from tgems_export.encoders.prompts import read_class_file
-    from tgems_export.exporting.drafts import Dynamics, Form
-    from tgems_export.exporting.freeze import freeze, load_exits
+    from tgems_export.exporting.pipeline import export_model
     from tgems_export.exporting.quantization.search import Limits
-    from tgems_export.outputs import check_output_file
+    from tgems_export.exporting.settings import (
+        DynamicSettings,
+        ExitSettings,
+        ExportSettings,
+        GraphSettings,
+        Int8Settings,
+        PictureSettings,
+    )
 
     set_limit(max_pixels)
     reporter = Reporter(quiet=quiet)
@@ -147,46 +153,29 @@ def export(
         return
     started = perf_counter()
     listed = read_class_file(classes) if classes else None
-    layers = _read_exits(exits) if dynamic else [layer]
     if exits and not dynamic:
         raise InputError("--exits: only with --dynamic; one exit is --layer")
+    layers = _read_exits(exits) if dynamic else (layer,)
     _check_range("--max-accuracy-drop", max_accuracy_drop, 100)
     _check_range("--max-label-flips", max_label_flips, 100)
     _check_range("--budget", budget, 1)
-    check_output_file(output, overwrite=overwrite)
-    loaded = load_exits(
-        layers,
-        head,
-        encoder,
-        pretrained,
-        listed.names if listed else None,
-        head_kind,
-        ignore_profiles=ignore_icc,
-    )
-    form = Form(
-        input=input_,
-        precision=precision,
-        opset=opset,
-        target=target,
-        limits=Limits(max_accuracy_drop, max_label_flips),
-        mixed=mixed == "auto",
-        dynamics=Dynamics(budget, nested=not no_if),
-    )
-    frozen = freeze(
-        loaded,
+    settings = ExportSettings(
         output,
-        reporter,
-        data=data,
-        calibration=calibration,
-        folders=listed.folders if listed else None,
-        form=form,
-        overwrite=overwrite,
+        overwrite,
+        ExitSettings(
+            layers, head, head_kind, encoder, pretrained, listed.names if listed else None, ignore_icc
+        ),
+        PictureSettings(data, calibration, listed.folders if listed else None),
+        GraphSettings(input_, precision, opset),
+        Int8Settings(target, Limits(max_accuracy_drop, max_label_flips), mixed == "auto"),
+        DynamicSettings(budget, nested=not no_if),
     )
+    file = export_model(settings, reporter)
     seconds = perf_counter() - started
     if as_json:
-        print_json(_as_json(frozen, seconds))
+        print_json(_as_json(file, seconds))
     else:
-        print_lines(_as_lines(frozen, seconds))
+        print_lines(_as_lines(file, seconds))
 
 
 def _check_range(option: str, value: float, most: int) -> None:
@@ -194,12 +183,12 @@ def _check_range(option: str, value: float, most: int) -> None:
         raise InputError(f"{option} {value:g}: give a number from 0 to {most}")
 
 
-def _read_exits(text: str | None) -> list[int]:
+def _read_exits(text: str | None) -> tuple[int, ...]:
     """Layers of `3,5,8`."""
     layers = [part.strip() for part in (text or "").split(",")]
     if len(layers) < 2 or not all(part.isdecimal() for part in layers):
         raise InputError(f"--exits {text or 'is missing'}: give two or more layers, such as --exits 3,5,8")
-    return [int(part) for part in layers]
+    return tuple(int(part) for part in layers)
 
 
 def _list_models(reporter: Reporter, as_json: bool) -> None:
@@ -223,12 +212,12 @@ def _described(architecture: Architecture) -> str:
     )
 
 
-def _as_json(frozen: Frozen, seconds: float) -> dict[str, Any]:
-    card = frozen.card
+def _as_json(file: ModelFile, seconds: float) -> dict[str, Any]:
+    card = file.card
     return {
-        "model": str(frozen.path),
+        "model": str(file.path),
         "sha256": card.file_sha256,
-        "bytes": frozen.size,
+        "bytes": file.size,
         "seconds": round(seconds, 1),
         "layer": card.last_exit.layer,
         "classes": card.classes,
@@ -246,10 +235,10 @@ def _as_json(frozen: Frozen, seconds: float) -> dict[str, Any]:
     }
 
 
-def _as_lines(frozen: Frozen, seconds: float) -> list[str]:
-    card, parity = frozen.card, frozen.card.parity
+def _as_lines(file: ModelFile, seconds: float) -> list[str]:
+    card, parity = file.card, file.card.parity
     lines = [
-        f"✅ {frozen.path}: {card.description}, {frozen.size / 1e6:.1f} MB, {seconds:.1f} s",
+        f"✅ {file.path}: {card.description}, {file.size / 1e6:.1f} MB, {seconds:.1f} s",
         f"   parity    largest rate difference {parity.largest_rate_difference:.1e}, "
         f"{parity.label_agreement:.1%} equal labels on {parity.pictures} pictures ({parity.of})",
     ]
@@ -274,8 +263,8 @@ def _as_lines(frozen: Frozen, seconds: float) -> list[str]:
         lines.append(f"   untrained {names}: names the head never saw; try it on data")
     lines += [
         "next:",
-        f"   tgems-edge classify --model {shlex.quote(str(frozen.path))} IMAGE",
-        f"   python -c \"from tgems_edge import load; print(load('{frozen.path}').classify('IMAGE').label)\"",
+        f"   tgems-edge classify --model {shlex.quote(str(file.path))} IMAGE",
+        f"   python -c \"from tgems_edge import load; print(load('{file.path}').classify('IMAGE').label)\"",
     ]
     return lines
 

@@ -1,8 +1,8 @@
-"""Pictures that are given for a file: some calibrate, others measure, none has trained."""
+"""Picture sets of an export: some pictures calibrate, others measure, none has trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +20,18 @@ from tgems_edge.sources.data import (
     report_left_out,
 )
 from tgems_edge.sources.folders import list_folders
+from tgems_export.exporting.exits import Exit
+from tgems_export.exporting.settings import PictureSettings, Precision
 from tgems_export.splits import deal
 
-__all__ = ["Given", "Labelled", "read_given"]
+__all__ = ["PictureSet", "PictureSets", "read_picture_sets"]
 
 
 GATE_PICTURES = 1000  # fewer cannot tell half a point of accuracy from chance
 
 
 @dataclass(frozen=True)
-class Labelled:
+class PictureSet:
     """n pictures of a folder with one purpose."""
 
     folder: ImageFolder
@@ -46,75 +48,86 @@ class Labelled:
         """Where they lie."""
         return [self.folder.path(member) for member in self.members]
 
-    def only(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> Labelled:
+    def only(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> PictureSet:
         """Some of them."""
-        return Labelled(self.folder, self.members[chosen], self.labels[chosen])
+        return PictureSet(self.folder, self.members[chosen], self.labels[chosen])
 
 
 @dataclass(frozen=True)
-class Given:
+class PictureSets:
     """What is there to calibrate with, and what to measure on."""
 
-    calibrates: Labelled | None
-    measures: Labelled | None
+    calibration: PictureSet | None
+    measuring: PictureSet | None
     unlabelled: ImageFolder | None = None  # shows INT8 what activations take, and nothing else
 
     @property
     def is_gated(self) -> bool:
         """Whether there are enough pictures to measure what INT8 costs."""
-        return self.measures is not None and len(self.measures.members) >= GATE_PICTURES
-
-    @property
-    def representative(self) -> list[Path]:
-        """Pictures that show what activations take."""
-        if self.unlabelled:
-            return [self.unlabelled.path(index) for index in range(len(self.unlabelled.names))]
-        return self.calibrates.paths if self.calibrates else []
+        return self.measuring is not None and len(self.measuring.members) >= GATE_PICTURES
 
     def check_enough(self, classes: Sequence[str]) -> None:
         """Raises DataError if there are too few pictures to calibrate, or a class has none."""
-        if self.calibrates is None:
+        if self.calibration is None:
             return
-        root = self.calibrates.folder.root
-        found = np.bincount(self.calibrates.labels, minlength=len(classes))
+        root = self.calibration.folder.root
+        found = np.bincount(self.calibration.labels, minlength=len(classes))
         if (found == 0).any():
             name = classes[int(found.argmin())]
             raise DataError(f"{root}: no picture of class {name!r}; calibrating needs some of every class")
         if found.sum() < LEAST_PICTURES:
-            halved = self.measures is not None and self.measures.folder is self.calibrates.folder
+            halved = self.measuring is not None and self.measuring.folder is self.calibration.folder
             half, needed = (
                 (", half of which calibrate", 2 * LEAST_PICTURES) if halved else ("", LEAST_PICTURES)
             )
             raise DataError(
-                f"{root}: {len(self.calibrates.folder.names)} pictures{half}, and at least {needed} are "
+                f"{root}: {len(self.calibration.folder.names)} pictures{half}, and at least {needed} are "
                 "needed; give more, or only measure the file with `tgems-edge evaluate`"
             )
 
 
-def read_given(
-    data: Path | None,
-    calibration: Path | None,
-    classes: Sequence[str],
-    folders: Mapping[str, str] | None,
-    reporter: Reporter,
-) -> Given:
-    """Reads what was given; `data` alone is split, one half calibrates and the other measures.
+def read_picture_sets(
+    settings: PictureSettings, exits: Sequence[Exit], precision: Precision, reporter: Reporter
+) -> PictureSets:
+    """Reads which pictures there are, hashes them once, and gives each its purpose.
 
     Args:
-        data: a folder to measure on, or None.
-        calibration: a folder to calibrate on, or None; pictures without folders of classes have no labels.
-        classes: of the model.
-        folders: the class of a folder by the folder's name, where it is not the name itself.
+        settings: see `PictureSettings`.
+        exits: of the file.
+        precision: of the file.
         reporter: where it is said what else lies in the folders.
 
     Raises:
-        DataError: a folder that is not among the classes, or a picture that would both calibrate and measure.
+        DataError: a folder that is not among the classes; pictures that would both calibrate and measure, or
+            trained a head; too few, or none where they are needed.
     """
+    sets = _read(settings, exits[0].classes, reporter)
+    if sets.unlabelled and not precision.startswith("int8"):
+        raise DataError(
+            f"{settings.calibration}: pictures without folders of classes, which only --precision int8 can "
+            "use; expected pictures as in cat/1.jpg"
+        )
+    for exit_ in {exit_.card.data_sha256: exit_ for exit_ in exits}.values():
+        _refuse_training_pictures(exit_, sets, reporter)
+    sets.check_enough(exits[0].classes)
+    if precision == "int8" and not (sets.unlabelled or sets.calibration):
+        raise DataError(
+            "--precision int8 needs pictures to find the ranges of its activations: give --calibration "
+            "(labels are not needed) or --data; without pictures, --precision int8-dynamic finds them as it "
+            "runs"
+        )
+    if len(exits) > 1 and sets.calibration is None:
+        raise DataError("--dynamic needs labelled pictures to fit its gates on; give --data or --calibration")
+    return sets
 
-    def read(root: Path) -> Labelled:
-        folder = read_labelled(root, given=folders).labelled_as(classes)
+
+def _read(settings: PictureSettings, classes: Sequence[str], reporter: Reporter) -> PictureSets:
+    data, calibration = settings.data, settings.calibration
+
+    def read(root: Path) -> PictureSet:
+        folder = read_labelled(root, given=settings.folders).labelled_as(classes)
         report_left_out(folder, reporter)
-        return Labelled(folder, np.arange(len(folder.names)), folder.labels)
+        return PictureSet(folder, np.arange(len(folder.names)), folder.labels)
 
     unlabelled = read_unlabelled(calibration) if calibration and _is_flat(calibration) else None
     if unlabelled:
@@ -124,16 +137,32 @@ def read_given(
         measures = read(data) if data else None
         if measures:
             refuse_shared(calibrates.folder, measures.folder.digests, f"those to measure on in {data}")
-        return Given(calibrates, measures)
+        return PictureSets(calibrates, measures)
     if not data:
-        return Given(None, None, unlabelled)
+        return PictureSets(None, None, unlabelled)
     whole = read(data)
     if unlabelled:
         refuse_shared(unlabelled, whole.folder.digests, f"those to measure on in {data}")
     part = deal(whole.folder, 2)
-    return Given(whole.only(part == 0), whole.only(part == 1), unlabelled)
+    return PictureSets(whole.only(part == 0), whole.only(part == 1), unlabelled)
 
 
 def _is_flat(root: Path) -> bool:
     """Whether a folder holds pictures and no folders."""
     return root.is_dir() and not list_folders(root)[0]
+
+
+def _refuse_training_pictures(exit_: Exit, sets: PictureSets, reporter: Reporter) -> None:
+    for pictures in (sets.calibration, sets.measuring):
+        if pictures is None:
+            continue
+        folder = pictures.folder
+        if folder.sha256 == exit_.card.data_sha256:
+            raise DataError(f"{folder.root}: the head was trained on these very pictures; give others")
+        if exit_.trained_on is None:
+            reporter.warn(
+                f"whether the head was trained on some of {folder.root} is not known: the list of its "
+                "training pictures (pictures-*.sha256) does not lie beside it"
+            )
+        else:
+            refuse_shared(folder, exit_.trained_on, "those the head was trained on")

@@ -18,12 +18,12 @@ from tgems_edge.maths.rates import posterior
 from tgems_edge.model_file.card import Card, EncoderId
 from tgems_edge.model_file.seal import is_sealed
 from tgems_edge.sources.data import read_labelled
-from tgems_export.exporting import drafts
-from tgems_export.exporting import freeze as freeze_module
 from tgems_export.exporting import graph as graph_module
+from tgems_export.exporting import pipeline, sealing
 from tgems_export.exporting.calibration import calibrate
-from tgems_export.exporting.freeze import load_exits
+from tgems_export.exporting.exits import load_exits
 from tgems_export.exporting.graph.exit_graph import ExitGraph
+from tgems_export.exporting.settings import ExitSettings
 from tgems_export.heads.file import load_head, save_head
 
 TRAINED = ("blue_cross", "green_square", "red_circle")
@@ -132,8 +132,8 @@ def test_of_two_exports_at_once_one_wins_and_the_other_says_so(export, tmp_path,
         path.write_bytes(b"another's")
         return serialise(model, card)
 
-    serialise = freeze_module._serialise
-    monkeypatch.setattr(freeze_module, "_serialise", meanwhile)
+    serialise = sealing._serialise
+    monkeypatch.setattr(sealing, "_serialise", meanwhile)
     refused(export(output=path), "model.onnx: made by another process meanwhile; give --overwrite or another")
     assert path.read_bytes() == b"another's" and list(tmp_path.glob(".*")) == []
     assert export("--overwrite", output=path).exit_code == 0
@@ -367,7 +367,7 @@ def test_a_graph_that_differs_ends_with_exit_code_3_and_without_a_file(export, t
         graph.heads[0].tables.bias.data += torch.tensor([0.0, 0.1, 0.0])
         return graph
 
-    monkeypatch.setattr(drafts, "ExitGraph", perturbed)
+    monkeypatch.setattr(pipeline, "ExitGraph", perturbed)
     refused(export(), "the graph differs from PyTorch by 0.1", exit_code=3)
     assert not (tmp_path / "model.onnx").exists()
 
@@ -381,9 +381,9 @@ def test_a_head_with_random_weights_finds_its_encoder_again(command, make_folder
     pets = make_folder(tmp_path / "pets", {"cat": 4, "dog": 4})
     options = ("--encoder", "demo", "--pretrained", "random", "--epochs", 1, "--k", 8, "--layer", 1)
     assert command("train", pets, *options, "--out", tmp_path / "heads").exit_code == 0
-    assert load_exits([1], tmp_path / "heads", None, None, None)[0].encoder.id.pretrained == "random"
+    assert load_exits(ExitSettings((1,), tmp_path / "heads"))[0].encoder.id.pretrained == "random"
     with pytest.raises(HeadError, match="trained on demo with weights"):
-        load_exits([1], tmp_path / "heads", "demo", None, None)
+        load_exits(ExitSettings((1,), tmp_path / "heads", encoder="demo"))
 
 
 @pytest.mark.slow

@@ -17,9 +17,9 @@ from tgems_edge import load
 from tgems_edge.maths.rates import posterior
 from tgems_edge.model_file.onnx_file import read_header
 from tgems_edge.sources.data import read_labelled
-from tgems_export.exporting import drafts
-from tgems_export.exporting import picture_sets as labelled
-from tgems_export.exporting.freeze import DEMO_HEADS, load_exits
+from tgems_export.exporting import picture_sets, pipeline, pixels
+from tgems_export.exporting.exits import DEMO_HEADS, load_exits
+from tgems_export.exporting.settings import ExitSettings
 from tgems_export.heads.file import load_head_card
 from tgems_export.pictures import draw
 
@@ -48,9 +48,9 @@ def quick():
         return written
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drafts, "DRAWN_PICTURES", 16)
-        patch.setattr(drafts, "COMPARED_PICTURES", 32)
-        patch.setattr(drafts, "to_onnx", once(drafts.to_onnx))
+        patch.setattr(pipeline, "DRAWN_PICTURES", 16)
+        patch.setattr(pixels, "COMPARED_PICTURES", 32)
+        patch.setattr(pipeline, "to_onnx", once(pipeline.to_onnx))
         yield
 
 
@@ -72,7 +72,7 @@ def easy_and_hard(tmp_path_factory):
     """Folders of drawn pictures whose class is what exit 2 says, so that it is right; and a file of names."""
     folders = tmp_path_factory.mktemp("easy-and-hard")
     (folders / "names.txt").write_text("\n".join(THREE))
-    (exit_,) = load_exits([2], None, None, None, THREE)
+    (exit_,) = load_exits(ExitSettings((2,), classes=THREE))
     for purpose, first in (("calibrate", 0), ("measure", 200)):
         pictures = [draw(seed, 32 + seed % 200, 40) for seed in range(first, first + 200)]
         images = torch.stack([exit_.encoder.reference_transform(picture) for picture in pictures])
@@ -87,7 +87,7 @@ def easy_and_hard(tmp_path_factory):
 @pytest.fixture
 def small_gate(monkeypatch):
     """One that takes fewer pictures."""
-    monkeypatch.setattr(labelled, "GATE_PICTURES", 200)
+    monkeypatch.setattr(picture_sets, "GATE_PICTURES", 200)
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +444,7 @@ class TestRefused:
         refused("--dynamic needs labelled pictures to fit its gates on", "--dynamic", *options)
 
     def test_a_budget_that_no_exit_meets_is_refused_before_any_work(self, refused, drawn, monkeypatch):
-        monkeypatch.setattr(drafts, "to_onnx", None)
+        monkeypatch.setattr(pipeline, "to_onnx", None)
         options = ("--exits", "1,2", "--calibration", drawn / "calibrate")
         message = "even if every picture left at the first exit, it would take 0.0"
         refused(message, "--dynamic", *options, "--budget", "0.01")

@@ -6,10 +6,12 @@ import torch
 
 from tgems_edge.errors import ParityError
 from tgems_edge.model_file.gate import INPUT
-from tgems_export.exporting import drafts
-from tgems_export.exporting.freeze import freeze, load_exits
+from tgems_export.exporting import pipeline
+from tgems_export.exporting.exits import load_exits
 from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
 from tgems_export.exporting.parity import check_rates, compare
+from tgems_export.exporting.pipeline import export_exits
+from tgems_export.exporting.settings import ExitSettings, ExportSettings
 from tgems_export.pictures import draw_many
 
 RATES = np.random.RandomState(0).normal(0, 3, (50, 10)).astype(np.float32)
@@ -28,7 +30,7 @@ class TorchSession:
 
 @pytest.fixture
 def exit_(heads):
-    return load_exits([1], heads, None, None, None)[0]
+    return load_exits(ExitSettings((1,), heads))[0]
 
 
 def perturbed(*arguments, **options):
@@ -98,10 +100,10 @@ def test_a_perturbed_graph_fails(exit_):
 
 
 def test_a_perturbed_graph_leaves_no_file_and_an_old_one_untouched(exit_, tmp_path, reporter, monkeypatch):
-    monkeypatch.setattr(drafts, "ExitGraph", perturbed)
+    monkeypatch.setattr(pipeline, "ExitGraph", perturbed)
     old = tmp_path / "model.onnx"
     old.write_text("old")
     with pytest.raises(ParityError, match="nothing was written"):
-        freeze([exit_], old, reporter, overwrite=True)
+        export_exits([exit_], ExportSettings(old, overwrite=True), reporter)
     assert [path.name for path in tmp_path.glob("*.*")] == ["model.onnx"]
     assert old.read_text() == "old"

@@ -13,10 +13,11 @@ from tgems_edge.model_file.card import Preprocessing
 from tgems_edge.runtime.classifier import Classifier
 from tgems_edge.runtime.images import to_pixels
 from tgems_edge.runtime.session import open_session
-from tgems_export.exporting.freeze import Form, freeze, load_exits
 from tgems_export.exporting.graph import resizing
 from tgems_export.exporting.graph.onnx_graph import OPSETS
 from tgems_export.exporting.graph.resizing import resizing_graph
+from tgems_export.exporting.pipeline import export_model
+from tgems_export.exporting.settings import ExitSettings, ExportSettings, GraphSettings
 from tgems_export.pictures import draw, draw_many
 
 BASE = Preprocessing((64, 64), "shortest", "bicubic", 9, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -150,9 +151,12 @@ def files(tmp_path_factory):
     """One exit of the demo, taking resized pixels and whole pictures."""
     from tgems_edge.progress import Reporter
 
-    folder, exit_ = tmp_path_factory.mktemp("models"), load_exits([1], None, None, None, None)[0]
+    folder = tmp_path_factory.mktemp("models")
     for kind in ("pixels", "image"):
-        freeze([exit_], folder / f"{kind}.onnx", Reporter(quiet=True), form=Form(input=kind))
+        settings = ExportSettings(
+            folder / f"{kind}.onnx", exits=ExitSettings((1,)), graph=GraphSettings(input=kind)
+        )
+        export_model(settings, Reporter(quiet=True))
     return {kind: Classifier(folder / f"{kind}.onnx") for kind in ("pixels", "image")}
 
 
@@ -182,10 +186,10 @@ def test_what_would_fill_the_memory_is_refused_before_the_graph_sees_it(files):
 
 def test_resizing_that_is_not_pillows_writes_nothing(tmp_path, reporter, monkeypatch):
     monkeypatch.setattr(resizing, "resampling", lambda preprocessing: "bilinear")
-    exit_ = load_exits([1], None, None, None, None)[0]
+    output, graph = tmp_path / "m.onnx", GraphSettings(input="image")
     with pytest.raises(ParityError, match=r"resizing inside the graph differs from Pillow's by more than 1"):
-        freeze([exit_], tmp_path / "m.onnx", reporter, form=Form(input="image"))
-    assert not (tmp_path / "m.onnx").exists()
+        export_model(ExportSettings(output, exits=ExitSettings((1,)), graph=graph), reporter)
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("opset", OPSETS)

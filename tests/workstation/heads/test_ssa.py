@@ -16,7 +16,8 @@ from tgems_edge.model_file import records
 from tgems_edge.model_file.gate import INPUT
 from tgems_edge.sources.data import read_labelled
 from tgems_export.encoders.prompts import load_templates
-from tgems_export.exporting.freeze import DEMO_HEADS, load_exits
+from tgems_export.exporting.exits import DEMO_HEADS, load_exits
+from tgems_export.exporting.settings import ExitSettings
 from tgems_export.heads.base import ExitHead
 from tgems_export.heads.file import HeadCard, head_file, load_head, load_head_card, save_head
 from tgems_export.heads.learning import TrainingSettings, train_heads
@@ -213,9 +214,9 @@ def test_a_head_of_the_other_kind_is_refused(train, plan, encoder, heads):
     with pytest.raises(
         HeadError, match="no head files here; make some with `tgems-edge train --head-kind ssa"
     ):
-        load_exits([1], heads, None, None, None, "ssa")
+        load_exits(ExitSettings((1,), heads, "ssa"))
     with pytest.raises(HeadError, match="--head-kind ssa: give --head; `tgems-edge train --head-kind ssa`"):
-        load_exits([1], None, None, None, None, "ssa")
+        load_exits(ExitSettings((1,), head_kind="ssa"))
 
 
 def test_heads_from_before_there_were_two_kinds_are_t_gems(encoder, tmp_path):

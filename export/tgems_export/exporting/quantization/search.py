@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -35,9 +35,13 @@ __all__ = [
     "Quantiser",
     "answers",
     "batches",
+    "check_different",
+    "choose_calibrating",
     "compare",
     "read_calibrating",
 ]
+
+T = TypeVar("T")
 
 LEAST_PICTURES = 32  # that differ; fewer say little about the range of anything
 OBSERVED = 256  # pictures whose ranges are taken: more change nothing that can be measured
@@ -53,6 +57,31 @@ class Limits:
     label_flips: float = 2.0  # per cent of labels that differ from fp32
 
 
+def choose_calibrating(pictures: Sequence[T]) -> list[T]:
+    """At most OBSERVED + COMPARED of them, evenly spread."""
+    step = max(1, -(-len(pictures) // (OBSERVED + COMPARED)))
+    return list(pictures[::step])
+
+
+def check_different(pixels: NDArray[np.uint8], varied: NDArray[np.bool_]) -> None:
+    """Checks that pictures can show what activations take.
+
+    Args:
+        pixels: (n, H, W, 3).
+        varied: (n,) which are of more than one colour.
+
+    Raises:
+        DataError: too few of them differ and show anything.
+    """
+    different = {picture.tobytes() for picture in pixels[varied]}
+    if len(different) < LEAST_PICTURES:
+        raise DataError(
+            f"{len(different)} pictures that differ and are not of one colour; INT8 needs at least "
+            f"{LEAST_PICTURES} to find the ranges of its activations: give more --calibration, or "
+            "--precision int8-dynamic, which needs none"
+        )
+
+
 def read_calibrating(
     paths: Sequence[Path], preprocessing: Preprocessing, reporter: Reporter
 ) -> NDArray[np.uint8]:
@@ -61,31 +90,24 @@ def read_calibrating(
     Raises:
         DataError: too few of them can be read, differ and show anything.
     """
-    most = OBSERVED + COMPARED
-    chosen = paths[:: -(-len(paths) // most)] if len(paths) > most else paths
-    read, different = [], set()
+    chosen = choose_calibrating(paths)
+    read, varied = [], []
     with reporter.task("reading pictures", len(chosen), unit="pictures") as task:
         for path in chosen:
             task.advance(1)
             try:
                 picture = decode(path, colour=preprocessing.colour)
-                pixels = to_pixels(picture, preprocessing)
+                read.append(to_pixels(picture, preprocessing))
             except ImageError as error:
                 reporter.leave_out(error)
                 continue
             extremes: Any = (
                 picture.getextrema()
             )  # of the picture itself: its padding may be of another colour
-            if any(low < high for low, high in extremes):
-                different.add(pixels.tobytes())
-            read.append(pixels)
-    if len(different) < LEAST_PICTURES:
-        raise DataError(
-            f"{len(different)} pictures that differ and are not of one colour; INT8 needs at least "
-            f"{LEAST_PICTURES} to find the ranges of its activations: give more --calibration, or "
-            "--precision int8-dynamic, which needs none"
-        )
-    return np.stack(read)
+            varied.append(any(low < high for low, high in extremes))
+    pixels = np.stack(read) if read else np.empty((0, *preprocessing.size, 3), np.uint8)
+    check_different(pixels, np.array(varied, bool))
+    return pixels
 
 
 class Quantiser:
