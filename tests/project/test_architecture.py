@@ -7,21 +7,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DEVICE = ROOT / "tgems_edge"
+DEVICE, EXPORT = ROOT / "tgems_edge", ROOT / "export" / "tgems_export"
 MOST_FILES, MOST_LINES = 12, 400
 # `python -m tgems_edge.bench.make_tower` ends as commands do.
 PROGRAM = ("tgems_edge.bench", "tgems_edge.cli")
 FILES = sorted(DEVICE.rglob("*.py"))
+ALL_FILES = [*FILES, *sorted(EXPORT.rglob("*.py"))]
+LONGER = {"tgems_export.demo.pretraining"}  # the recipe of the demo's encoder, with its network
+CROWDED = {"tgems_export.study": 20, "tgems_export": 13}  # these may hold more files
 WORKSTATION = {"tgems_export", "torch", "torchvision", "open_clip", "timm", "onnx", "safetensors"}
 
 
 def module(path):
-    """The dotted name of a file of the device package."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    """The dotted name of a file."""
+    parts = path.relative_to(EXPORT.parent if EXPORT in path.parents else ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module(path): path for path in FILES}
+MODULES = {module(path): path for path in ALL_FILES}
 
 
 def statements(tree):
@@ -44,7 +47,7 @@ def imports(path):
 
 
 def imported_modules(path):
-    """The device's own modules that a file imports, itself left out."""
+    """Our own modules that a file imports, itself left out."""
     found = {name if name in MODULES else name.rpartition(".")[0] for name in imports(path)}
     return found & MODULES.keys() - {module(path)}
 
@@ -67,14 +70,18 @@ def test_no_modules_import_each_other_in_a_circle():
     check_one_way(arrows)
 
 
-def test_no_folders_import_each_other_in_a_circle():
+@pytest.mark.parametrize("package", ["tgems_edge", "tgems_export"])
+def test_no_folders_import_each_other_in_a_circle(package):
     arrows = {}
     for name, path in MODULES.items():
-        inside = {folder(other) for other in imported_modules(path)} - {folder(name), "tgems_edge"}
-        arrows.setdefault(folder(name), set()).update(inside)
+        if name.split(".")[0] == package:
+            inside = {folder(other) for other in imported_modules(path)} - {folder(name), package}
+            arrows.setdefault(folder(name), set()).update(inside)
     start, end = PROGRAM
-    arrows[start].remove(end)
-    assert "tgems_edge.model_file" in arrows["tgems_edge.runtime"]
+    arrows.get(start, set()).discard(end)
+    expected = {"tgems_edge": "model_file", "tgems_export": "encoders"}[package]
+    user = {"tgems_edge": "runtime", "tgems_export": "exporting"}[package]
+    assert f"{package}.{expected}" in arrows[f"{package}.{user}"]
     check_one_way(arrows)
 
 
@@ -83,11 +90,11 @@ def test_the_device_imports_nothing_of_the_workstation():
         assert not WORKSTATION & {name.split(".")[0] for name in imports(path)}, path
 
 
-@pytest.mark.parametrize("path", FILES, ids=module)
+@pytest.mark.parametrize("path", ALL_FILES, ids=module)
 def test_files_are_short(path):
-    assert len(path.read_text("utf-8").splitlines()) <= MOST_LINES
+    assert module(path) in LONGER or len(path.read_text("utf-8").splitlines()) <= MOST_LINES
 
 
-@pytest.mark.parametrize("place", sorted({path.parent for path in FILES}), ids=module)
+@pytest.mark.parametrize("place", sorted({path.parent for path in ALL_FILES}), ids=module)
 def test_folders_are_small(place):
-    assert len(list(place.glob("*.py"))) <= MOST_FILES
+    assert len(list(place.glob("*.py"))) <= CROWDED.get(module(place), MOST_FILES)
