@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ def read_pictures(
                     if len(pending) == BATCH:
                         yield torch.stack(pending)
                         pending.clear()
-                read[id(pictures)] = reading.result()
+                read[id(pictures)] = reading.result
         if pending:
             yield torch.stack(pending)
 
@@ -134,16 +134,20 @@ def _rates(exit_: Exit, images: Tensor) -> NDArray[np.float32]:
 class _Reading:
     """Reads one picture set into a temporary file."""
 
+    result: ReadSet  # once `run` has come to its end
+
     def __init__(self, exit_: Exit, pictures: PictureSet):
         self._encoder = exit_.encoder
         self._pictures = pictures
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as its pixels
-        self._readable: list[int] = []
-        self._varied: list[bool] = []
 
     def run(self, every: int, resize: Resize | None, reporter: Reporter) -> Iterator[_Picture | None]:
-        """Each picture in turn, None for an unreadable one; every so many with an image, with 0 none."""
+        """Each picture in turn, None for an unreadable one; every so many with an image, with 0 none.
+
+        Raises:
+            DataError: none can be read.
+        """
         paths, colour = self._pictures.paths, self._encoder.colour
+        readable, varied = [], []
 
         def read(position: int) -> _Picture | ImageError:
             is_compared = bool(every) and position % every == 0
@@ -156,15 +160,22 @@ class _Reading:
             except ImageError as error:
                 return error
 
-        for position, found in enumerate(in_order(read, range(len(self._pictures.members)))):
-            if isinstance(found, ImageError):
-                reporter.leave_out(found)
-                yield None
-                continue
-            self._file.write(found.pixels.tobytes())
-            self._readable.append(position)
-            self._varied.append(found.varied)
-            yield found
+        with tempfile.TemporaryFile() as file:
+            for position, found in enumerate(in_order(read, range(len(paths)))):
+                if isinstance(found, ImageError):
+                    reporter.leave_out(found)
+                    yield None
+                    continue
+                file.write(found.pixels.tobytes())
+                readable.append(position)
+                varied.append(found.varied)
+                yield found
+            if not readable:
+                raise DataError(f"{self._pictures.folder.root}: none of its pictures can be read")
+            file.flush()
+            shape = (len(readable), *self._encoder.preprocessing.size, 3)
+            pixels = np.memmap(file, np.uint8, "r", shape=shape)  # outlives the file's own handle
+        self.result = ReadSet(self._pictures.only(np.array(readable)), pixels, np.array(varied))
 
     def _keep(self, picture: Image.Image, is_compared: bool, resize: Resize | None) -> _Picture:
         pillows = to_pixels(picture, self._encoder.preprocessing)
@@ -175,16 +186,3 @@ class _Reading:
             pillows=pillows,
             image=self._encoder.reference_transform(picture) if is_compared else None,
         )
-
-    def result(self) -> ReadSet:
-        """What was read.
-
-        Raises:
-            DataError: nothing could be.
-        """
-        if not self._readable:
-            raise DataError(f"{self._pictures.folder.root}: none of its pictures can be read")
-        self._file.flush()
-        shape = (len(self._readable), *self._encoder.preprocessing.size, 3)
-        pixels = np.memmap(self._file, np.uint8, "r", shape=shape)
-        return ReadSet(self._pictures.only(np.array(self._readable)), pixels, np.array(self._varied))

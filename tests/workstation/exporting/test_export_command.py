@@ -18,10 +18,10 @@ from tgems_edge.maths.rates import posterior
 from tgems_edge.model_file.card import Card, EncoderId
 from tgems_edge.model_file.seal import is_sealed
 from tgems_edge.sources.data import read_labelled
-from tgems_export.exporting import graph as graph_module
 from tgems_export.exporting import pipeline, sealing
 from tgems_export.exporting.calibration import calibrate
 from tgems_export.exporting.exits import load_exits
+from tgems_export.exporting.graph import onnx_graph
 from tgems_export.exporting.graph.exit_graph import ExitGraph
 from tgems_export.exporting.settings import ExitSettings
 from tgems_export.heads.file import load_head, save_head
@@ -412,7 +412,7 @@ def test_a_tower_without_class_token_goes_the_whole_way(command, make_folder, tm
 
 
 def test_more_than_one_file_holds_is_refused(export, monkeypatch):
-    monkeypatch.setattr(graph_module, "SIZE_LIMIT", 100_000)
+    monkeypatch.setattr(onnx_graph, "SIZE_LIMIT", 100_000)
     refused(export(), "0.0 GB of weights, and one file holds less than 2; give an earlier --layer")
 
 
