@@ -14,10 +14,12 @@ def check_output_file(path: Path, *, overwrite: bool, option: str = "--output") 
     """Check that a file can be written; its folder may be missing.
 
     Raises:
-        InputError: it exists and is not to be replaced, it is a folder, or it cannot be written.
+        InputError: it exists and is not to be replaced, it is a folder or a device, or it cannot be written.
     """
     if path.is_dir():
         raise InputError(f"{path}: a folder; give {option} a file name, such as {path / 'model.onnx'}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: a device or a pipe, not a file; give another {option}")
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; give --overwrite or another {option}")
     _check_parent(path.parent, path, option)

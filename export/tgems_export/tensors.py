@@ -7,10 +7,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from tgems_edge.sources.text_files import refuse_special_file
 from tgems_export.files import write_atomically
 
 __all__ = ["DIGEST_KEY", "read_tensors", "write_tensors"]
@@ -34,9 +36,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file; one that an earlier version wrote states no digest.
 
     Raises:
-        OSError, SafetensorError: no such file, or not one of tensors.
+        OSError, SafetensorError: no such file, a device or a pipe, or not one of tensors.
         ValueError: its tensors are not those it was written with.
     """
+    refuse_special_file(path)
     with safe_open(path, "pt") as file:
         metadata = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -61,5 +64,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tgems_edge.cli.model_file import Json, MaxPixels, Provider, Quiet
+from tgems_edge.cli.model_file import MOST_BATCH, Json, MaxPixels, Provider, Quiet
 from tgems_edge.cli.output import print_json, print_lines, report_error
 from tgems_edge.errors import InputError
 from tgems_edge.model_file.default import default_model
@@ -55,7 +55,8 @@ def bench(
         ),
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Pictures per run of the graph. May repeat. Default: 1.")
+        list[int] | None,
+        typer.Option(min=1, max=MOST_BATCH, help="Pictures per run of the graph. May repeat. Default: 1."),
     ] = None,
     seconds: Annotated[
         float, typer.Option(help="Time for each file, with each number of threads and each batch size.")

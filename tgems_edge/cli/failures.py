@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import traceback
@@ -47,6 +48,7 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
     """Run the command line of a `OneLineErrors` app and end the process with its exit code."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # warnings of libraries are for developers: python -W default
+        logging.lastResort = logging.NullHandler()  # and so is what they log
         warnings.simplefilter("always", PictureWarning)
         warnings.showwarning = _show_warning
     stdout_closed = sys.stdout is None

@@ -15,7 +15,7 @@ from tgems_edge.runtime.classifier import Classifier
 
 __all__ = [
     *("Batch", "FastDecode", "IgnoreIcc", "Json", "MaxPixels", "Model", "NoVerify", "Provider", "Quiet"),
-    *("Threads", "Timeout"),
+    *("MOST_BATCH", "Threads", "Timeout"),
     "open_model",
 ]
 
@@ -26,7 +26,8 @@ Model = Annotated[
     typer.Option(help="Model file. Default: $TGEMS_MODEL, else ./model.onnx, else the built-in demo file."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines on standard output.")]
-Batch = Annotated[int, typer.Option(min=1, help="Pictures per run of the graph.")]
+MOST_BATCH = 4096  # far beyond what pays off anywhere, and of a size that memory holds
+Batch = Annotated[int, typer.Option(min=1, max=MOST_BATCH, help="Pictures per run of the graph.")]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Threads of one run. Default: $TGEMS_NUM_THREADS, else the physical cores."),

@@ -18,6 +18,7 @@ from tgems_edge.printable import UNSAFE, printable
 
 __all__ = ["CLOSED", "print_json", "print_lines", "print_note", "report_error", "writing_results"]
 
+LONGEST_ERROR = 2000  # characters
 CLOSED = "standard output is closed; send it to a file or to /dev/null"
 
 
@@ -68,8 +69,11 @@ def print_note(message: object) -> None:
 
 
 def report_error(message: object) -> None:
-    """Print an error as one line on standard error."""
-    print_note(f"error: {str(message).strip()}")
+    """Print an error as one line on standard error, whatever names are in it and however long they are."""
+    text = str(message).strip()
+    if len(text) > LONGEST_ERROR:  # the end says what to do
+        text = f"{text[: LONGEST_ERROR // 2]} [...] {text[-LONGEST_ERROR // 2 :]}"
+    print_note(f"error: {text}")
 
 
 @contextlib.contextmanager

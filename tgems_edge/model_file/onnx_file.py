@@ -74,7 +74,7 @@ def check_file(path: Path) -> None:
     if not path.exists():
         raise ModelFileError(f"{path}: no such model file; make one with `tgems-edge export --layer 5`")
     if path.is_dir():
-        raise ModelFileError(f"{path}: a folder, not a model file")
+        raise ModelFileError(f"{path}: a folder, not a model file; give the .onnx file in it")
     if not path.is_file():
         raise ModelFileError(f"{path}: a device or a pipe; copy the model into a file")
     if not os.access(path, os.R_OK):

@@ -6,8 +6,8 @@ imported here and nowhere else, and only when a file is opened.
 
 from __future__ import annotations
 
-import math
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -156,9 +156,14 @@ def run_session(
             f"{name}: no answer within {timeout:g} s; give it more time, or fewer pictures at once"
         ) from None
     except Exception as error:  # as above
+        reason = " ".join(str(error).split())
+        if _is_out_of_memory(reason):
+            raise ModelFileError(
+                f"{name}: not enough memory to run it ({reason}); try fewer pictures at once"
+            ) from None
         raise ModelFileError(
-            f"{name}: could not be run ({' '.join(str(error).split())}); try fewer pictures at once or "
-            "another provider, or export it again"
+            f"{name}: could not be run ({reason}); try fewer pictures at once or another provider, or export "
+            "it again"
         ) from None
     return results
 
@@ -167,7 +172,7 @@ def _call(function: Callable[[], T], timeout: float | None, stop: Callable[[], o
     """Calls what may take for ever; see `run_session`."""
     if timeout is None:
         return function()
-    return call(function, None if math.isinf(timeout) else timeout, stop)
+    return call(function, None if timeout > threading.TIMEOUT_MAX else timeout, stop)
 
 
 def choose_threads(asked: int | None) -> int:
@@ -178,7 +183,7 @@ def choose_threads(asked: int | None) -> int:
     text = os.environ.get("TGEMS_NUM_THREADS") if asked is None else str(asked)
     if not text:
         return min(physical_cores(), MOST_THREADS)
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+    if not text.isdecimal() or len(text) > 10 or not 1 <= int(text) <= MOST_THREADS:
         source = "TGEMS_NUM_THREADS" if asked is None else "threads"
         raise InputError(f"{source} is {text!r}; give a whole number from 1 to {MOST_THREADS}")
     return int(text)
@@ -207,6 +212,8 @@ def _short(provider: str) -> str:
 
 def _refusal(name: str, reason: str, version: str, provider: str) -> ModelFileError:
     """What an exception of onnxruntime means for the user."""
+    if _is_out_of_memory(reason):
+        return ModelFileError(f"{name}: not enough memory to load it ({reason}); close other programs")
     if "IR version" in reason or "opset" in reason:
         return ModelFileError(
             f"{name}: onnxruntime {version} is too old for it ({reason}); install a newer one"
@@ -223,6 +230,11 @@ def _refusal(name: str, reason: str, version: str, provider: str) -> ModelFileEr
     return ModelFileError(
         f"{name}: not a model that onnxruntime can load, or cut short ({reason}); export or copy it again"
     )
+
+
+def _is_out_of_memory(reason: str) -> bool:
+    """Whether an exception of onnxruntime says that memory ran out."""
+    return "bad_alloc" in reason or "Failed to allocate memory" in reason
 
 
 def _check_placement(session: onnxruntime.InferenceSession, chosen: str) -> None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tgems_edge.errors import DataError
+from tgems_edge.sources.text_files import read_text
+
+LONGEST_LINE = 1000  # characters: a name that CLIP reads has a few dozen
 
 __all__ = ["ClassList", "match_folders", "matching_key", "read_class_list", "read_lines", "say_folders"]
 
@@ -56,18 +59,22 @@ def read_lines(path: Path, what: str, otherwise: str = "one a line") -> list[tup
     """Lines of a text file that are not blank, with their numbers from 1; without spaces at the ends.
 
     Raises:
-        DataError: no such file, not UTF-8, or no lines.
+        DataError: no such file, not a plain one, not UTF-8, no lines, or one that is too long.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give a file of {what}, {otherwise}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
     # A tab at either end is an empty folder or name, and no space.
     lines = [(number, line.strip(" \r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise DataError(f"{path}: holds no {what}")
+    if (found := next((number for number, line in lines if len(line) > LONGEST_LINE), None)) is not None:
+        raise DataError(f"{path}, line {found}: more than {LONGEST_LINE} characters; expected {what}")
     return lines
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "report_left_out",
 ]
 
+PART = 1 << 20  # bytes of a file that are read at once
 _SPLIT = re.compile(
     r"(train(ing)?|val(id(ation)?)?|test(ing)?|dev|eval(uation)?|hold ?out)( ?(set|data|images|split))?"
 )
@@ -178,7 +179,7 @@ def refuse_shared(folder: ImageFolder, digests: Sequence[bytes], others: str) ->
 
 def _check_folder(root: Path) -> None:
     if not root.exists():
-        raise DataError(f"{root}: no such folder")
+        raise DataError(f"{root}: no such folder; check its name")
     if not root.is_dir():
         raise DataError(f"{root}: not a folder; expected pictures as in {root}/cat/1.jpg")
 
@@ -211,4 +212,13 @@ def _some(folders: dict[str, Path]) -> str:
 
 
 def _digests(root: Path, names: Sequence[str]) -> tuple[bytes, ...]:
-    return tuple(hashlib.sha256((root / name).read_bytes()).digest() for name in names)
+    return tuple(_digest(root / name) for name in names)
+
+
+def _digest(file: Path) -> bytes:
+    """SHA-256 of a file of any size, a part at a time."""
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as opened:
+        while part := opened.read(PART):
+            digest.update(part)
+    return digest.digest()

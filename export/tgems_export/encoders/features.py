@@ -121,14 +121,14 @@ def _is_complete(chunk: Path, encoder: Encoder, members: range) -> bool:
         indices = tensors["indices"]
     except (OSError, SafetensorError, ValueError, KeyError):
         return False
-    if DIGEST_KEY not in metadata or not set(indices.flatten().tolist()) <= set(members):
-        return False
-    pools, count = encoder.tower.pools, len(indices)
+    pools, count = encoder.tower.pools, indices.numel()
     expected = dict.fromkeys(pools, (torch.float16, (encoder.blocks, count, encoder.width))) | {
         "embedding": (torch.float32, (count, encoder.embedding_width)),
         "indices": (torch.int64, (count,)),
     }
-    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} == expected
+    if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} != expected:
+        return False
+    return DIGEST_KEY in metadata and set(indices.tolist()) <= set(members)
 
 
 def _compute_chunk(

@@ -213,7 +213,7 @@ class Card:
             "description": self.description,
             "author": "tgems-edge",
             "date": date,
-            "version": self.versions["tgems-edge"],
+            "version": self.versions.get("tgems-edge", ""),
             "license": "; ".join(f"{part}: {terms}" for part, terms in sorted(self.licence.items())),
             "task": "classify",
             "imgsz": str([height, width]),

@@ -89,7 +89,7 @@ def _load_pickled(file: Path, *, zipped: bool) -> Any:
     """What torch.save wrote; objects of other libraries beside the weights come back empty."""
     try:
         names = set(_globals(file, zipped=zipped))
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+    except Exception:  # as below, and a damaged length may ask for more memory than there is
         raise EncoderError(f"{file}: cut short or damaged, or not written by torch.save; {AGAIN}") from None
     stand_ins = [_stand_in(name) for name in names if BESIDE.fullmatch(name)]
     try:
@@ -112,6 +112,8 @@ def _globals(file: Path, *, zipped: bool) -> Iterator[str]:
     """Names of all that a pickle would import."""
     if zipped:
         with zipfile.ZipFile(file) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("torch.save compresses nothing; what is may unpack to any size")
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             with archive.open(name) as opened:
                 yield from _globals_of_pickle(opened)

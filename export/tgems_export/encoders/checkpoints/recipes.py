@@ -20,6 +20,7 @@ import open_clip
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from tgems_edge.errors import EncoderError
+from tgems_edge.sources.text_files import read_text
 
 __all__ = [
     "CONFIG_FILE",
@@ -94,7 +95,7 @@ def read_config(path: Path) -> dict[str, Any]:
         EncoderError: it is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise EncoderError(f"{path}: not a configuration ({error}); copy it again, or remove it") from None
     if not isinstance(content, dict):

@@ -17,6 +17,7 @@ from typing import Any
 import open_clip
 
 from tgems_edge.errors import EncoderError
+from tgems_edge.sources.text_files import read_text
 
 __all__ = ["check_config"]
 
@@ -133,7 +134,7 @@ def _check_tokenizer_folder(folder: Path) -> None:
     for name in TOKENIZER_FILES:
         path = folder / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, RecursionError):
