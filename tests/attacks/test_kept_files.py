@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tgems_export.checkpoints import read_checkpoint
-from tgems_export.encoder import load_encoder
-from tgems_export.head import load_head_card
-from tgems_export.prompts import load_templates
 from typer.testing import CliRunner
 
-from tgems_edge import text_files
 from tgems_edge.cli import app
 from tgems_edge.errors import DataError, EncoderError, HeadError
-from tgems_export import features
+from tgems_edge.sources import text_files
+from tgems_export.encoders import features
+from tgems_export.encoders.checkpoints.reading import read_checkpoint
+from tgems_export.encoders.encoder import load_encoder
+from tgems_export.encoders.prompts import load_templates
+from tgems_export.heads.file import load_head_card
 from tgems_export.tensors import read_tensors, write_tensors
 
 pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
