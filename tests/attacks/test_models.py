@@ -104,7 +104,7 @@ class TestStructure:
         done = run("inspect", hostile(STRUCTURE[0]), "--json")
         assert done.exit_code == 0
         assert json.loads(done.stdout)["header"]["external"] == [SECRET]
-        assert f"weights elsewhere  '{SECRET}'" in run("inspect", "hostile.onnx").stdout
+        assert f"external weights   '{SECRET}'" in run("inspect", "hostile.onnx").stdout
 
 
 class TestTower:

@@ -45,7 +45,7 @@ def assert_refused(done, *words):
         (["classify", PICTURE, "--reject", "nan"], "choose one of them"),
         (["classify", PICTURE, "--timeout", "nan"], "above 0"),
         (["classify", "x" * 5000], "name too long"),
-        (["classify", ""], "empty name"),
+        (["classify", ""], "the name of a picture is empty"),
         (["classify", PICTURE, "--model", ""], "a folder, not a model file; give the .onnx file in it"),
         (["evaluate", EXAMPLES, "--min-accuracy", "nan"], "--min-accuracy nan: give a share from 0 to 1"),
         (["evaluate", "no\nfolder"], "no\\nfolder: no such folder; check its name"),
