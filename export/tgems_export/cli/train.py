@@ -67,6 +67,14 @@ def train(
         Literal["auto", "cls", "mean"],
         typer.Option(help="Class token, mean over the positions, or the better one at each layer."),
     ] = "auto",
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Views of every picture to train on: itself, and random parts of it. Default: 8, and "
+            "fewer of many pictures.",
+        ),
+    ] = None,
     loss: Annotated[
         Literal["tgems", "rate", "cosine", "paper"] | None,
         typer.Option(help="What to train with. Default: tgems, which is the method."),
@@ -94,7 +102,7 @@ def train(
     from tgems_export.encoders.devices import choose_device
     from tgems_export.encoders.encoder import load_encoder
     from tgems_export.encoders.prompts import load_templates, read_class_file
-    from tgems_export.heads.learning import TrainingSettings, train_heads
+    from tgems_export.heads.learning import TrainingSettings, default_views, train_heads
     from tgems_export.heads.registry import KINDS
     from tgems_export.outputs import check_output_folder
 
@@ -126,6 +134,7 @@ def train(
         templates=load_templates(templates),
         labels=labels,
         pool=pool,
+        views=views or default_views(len(folder.names)),
         head=kind.make_settings(seed=seed, **options),
     )
     print_lines(train_heads(clip, folder, settings, out, reporter, overwrite=overwrite))

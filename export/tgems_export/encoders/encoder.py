@@ -40,6 +40,7 @@ class Encoder:
     id: EncoderId
     tower: Tower
     text: TextTower
+    tower_sha256: str  # of the tower's weights, on which alone activations depend
     embedding_width: int  # E, of the joint embedding
     transform: PreprocessCfg  # open_clip's own settings, from which `preprocessing` was read
     device: torch.device
@@ -159,6 +160,7 @@ def load_encoder(
     return Encoder(
         id=identity,
         tower=_read_tower(module, name),
+        tower_sha256=_hash_weights(module),
         text=text,
         embedding_width=config["embed_dim"],
         transform=transform,

@@ -26,9 +26,10 @@ from torch import Tensor
 
 from tgems_edge.errors import DataError, ImageError, InputError
 from tgems_edge.progress import Reporter
-from tgems_edge.runtime.images import read_pixels
+from tgems_edge.runtime.images import decode, read_pixels, to_pixels
 from tgems_edge.sources.data import ImageFolder
 from tgems_export.cache import cache_root, usable_cache
+from tgems_export.encoders.augmentation import random_part
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.base import ExitPoint, Pool
 from tgems_export.tensors import DIGEST_KEY, read_tensors, write_tensors
@@ -58,23 +59,30 @@ class Features:
         return torch.cat([_read(chunk, "embedding") for chunk in self.chunks]).float()
 
 
-def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) -> Features:
-    """Activations of all pictures of a folder, from the cache where they are there already.
+def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter, *, view: int = 0) -> Features:
+    """Compute activations of all pictures of a folder, or take them from the cache.
 
     Pictures that cannot be read are named in a warning and left out.
+
+    Args:
+        encoder: whose image tower runs.
+        folder: of the pictures.
+        reporter: where progress and warnings go.
+        view: 0 for the pictures as a device sees them; each other number is a random part of every picture,
+            mirrored or not, for training.
 
     Raises:
         DataError: no picture of the folder can be read.
     """
     total = len(folder.names)
     members = [range(start, min(total, start + CHUNK)) for start in range(0, total, CHUNK)]
-    missing, chunks = _find_chunks(encoder, folder, members, reporter)
+    missing, chunks = _find_chunks(encoder, folder, view, members, reporter)
     if missing:
-        what = f"{encoder.id.name} on {folder.root}"
+        what = f"{encoder.id.name} on {folder.root}" + (f", view {view + 1}" if view else "")
         done = total - sum(map(len, missing.values()))
         with reporter.task(what, total, done=done, unit="pictures") as task:
             for chunk, wanted in missing.items():
-                _compute_chunk(encoder, folder, wanted, chunk, reporter)
+                _compute_chunk(encoder, folder, view, wanted, chunk, reporter)
                 task.advance(len(wanted))
     indices = np.concatenate([_read(chunk, "indices").numpy() for chunk in chunks])
     if len(indices) == 0:
@@ -84,22 +92,22 @@ def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) 
     return Features(chunks, indices)
 
 
-def _key(encoder: Encoder, folder: ImageFolder) -> str:
+def _key(encoder: Encoder, folder: ImageFolder, view: int) -> str:
     made = {
         name: value for name, value in dataclasses.asdict(encoder.preprocessing).items() if value is not None
     }
-    parts = [CACHE_VERSION, encoder.id.sha256, made, folder.sha256]
+    parts = [CACHE_VERSION, encoder.tower_sha256, made, folder.sha256, view]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _find_chunks(
-    encoder: Encoder, folder: ImageFolder, members: Sequence[range], reporter: Reporter
+    encoder: Encoder, folder: ImageFolder, view: int, members: Sequence[range], reporter: Reporter
 ) -> tuple[dict[Path, range], tuple[Path, ...]]:
     """Return the files of the cache that are missing or do not hold, with their pictures, and all files.
 
     A cache that is complete is read even where it cannot be written.
     """
-    names = [f"features/{_key(encoder, folder)}/{wanted.start:09d}.safetensors" for wanted in members]
+    names = [f"features/{_key(encoder, folder, view)}/{wanted.start:09d}.safetensors" for wanted in members]
 
     def look(root: Path) -> tuple[dict[Path, range], tuple[Path, ...]]:
         chunks = tuple(root / name for name in names)
@@ -134,11 +142,14 @@ def _is_complete(chunk: Path, encoder: Encoder, members: range) -> bool:
 
 
 def _compute_chunk(
-    encoder: Encoder, folder: ImageFolder, members: range, chunk: Path, reporter: Reporter
+    encoder: Encoder, folder: ImageFolder, view: int, members: range, chunk: Path, reporter: Reporter
 ) -> None:
     def read(index: int) -> NDArray[np.uint8] | ImageError:
         try:
-            return read_pixels(folder.path(index), encoder.preprocessing)
+            if view == 0:
+                return read_pixels(folder.path(index), encoder.preprocessing)
+            picture = decode(folder.path(index), colour=encoder.preprocessing.colour)
+            return to_pixels(random_part(picture, seed=(view, index)), encoder.preprocessing)
         except ImageError as error:
             return error
 

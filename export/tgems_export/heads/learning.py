@@ -42,7 +42,7 @@ from tgems_export.heads.training import HeadSettings, OnEpoch, Teacher, Training
 from tgems_export.provenance import versions
 from tgems_export.splits import split
 
-__all__ = ["TrainingSettings", "train_heads"]
+__all__ = ["TrainingSettings", "default_views", "train_heads"]
 
 VALIDATION_SHARE = 0.1
 POOL_TITLES: dict[Pool, str] = {
@@ -51,6 +51,8 @@ POOL_TITLES: dict[Pool, str] = {
     "embedding": "the joint embedding",
 }
 EPOCHS_BETWEEN_NOTES = 5
+MOST_VIEWS = 8
+ENOUGH_EXAMPLES = 20_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,13 @@ class TrainingSettings:
     templates: Templates
     labels: Literal["folders", "teacher"] = "folders"
     pool: Literal["auto"] | Pool = "auto"
+    views: int = 1  # of every picture: itself, and random parts of it
     head: HeadSettings = field(default_factory=TGemSettings)
+
+    def stated(self) -> dict[str, str]:
+        """The fields that a head file records beside those of its kind."""
+        stated: dict[str, str] = {"labels": self.labels, "pool": self.pool}
+        return stated if self.views == 1 else {**stated, "views": str(self.views)}
 
     @property
     def kind(self) -> HeadKind:
@@ -74,7 +82,7 @@ class TrainingSettings:
 class _Material:
     """What all layers share: n readable pictures, split, and the texts of the classes."""
 
-    features: Features
+    views: tuple[Features, ...]  # the first of the pictures themselves
     targets: Tensor  # (n, C)
     train: Tensor  # indices into n
     validation: Tensor  # indices into n
@@ -82,6 +90,11 @@ class _Material:
     text: Tensor  # (C, E) tables are made from
     held_out_text: Tensor | None  # (C, E) of templates never trained on
     logit_scale: float  # CLIP's own
+
+
+def default_views(pictures: int) -> int:
+    """Views of every picture for so many pictures: few overfit, and many cost time."""
+    return max(1, min(MOST_VIEWS, ENOUGH_EXAMPLES // max(1, pictures)))
 
 
 def train_heads(
@@ -171,7 +184,7 @@ def _card_before_training(
         classes=settings.classes,
         templates=settings.templates.train,
         templates_held_out=settings.templates.held_out,
-        settings=settings.head.stated() | {"labels": settings.labels, "pool": settings.pool},
+        settings=settings.head.stated() | settings.stated(),
         data_sha256=folder.sha256,
         pictures=0,
         accuracy=0.0,
@@ -210,7 +223,8 @@ def _prepare(
     held_out_text = (
         class_embeddings(encode_prompts(encoder, settings.classes, held_out)) if held_out else None
     )
-    features = compute_features(encoder, folder, reporter)
+    views = tuple(compute_features(encoder, folder, reporter, view=view) for view in range(settings.views))
+    features = views[0]
     if settings.labels == "teacher":
         targets = teacher_targets(features.embeddings(), text, encoder.text.logit_scale)
     else:
@@ -225,7 +239,7 @@ def _prepare(
             f"{folder.root}: {len(targets)} readable pictures; training and validating needs more"
         )
     return _Material(
-        features=features,
+        views=views,
         targets=targets,
         train=torch.from_numpy(train),
         validation=torch.from_numpy(validation),
@@ -241,7 +255,7 @@ def _train_layer(
 ) -> tuple[ExitHead, HeadCard]:
     """A head, and its card with what was learnt."""
     head_settings = settings.head
-    teacher = Teacher(material.features.embeddings()[material.train], material.logit_scale)
+    teacher = Teacher(_of_all_views(material, Features.embeddings), material.logit_scale)
     pool = settings.pool
     if pool == "auto":
         pool = _choose_pool(material, point, head_settings, teacher, reporter)
@@ -275,15 +289,19 @@ def _choose_pool(
 
 
 def _training_set(material: _Material, layer: int, pool: Pool) -> TrainingSet:
-    activations = material.features.activations(layer, pool)
     return TrainingSet(
-        activations=activations[material.train],
-        targets=material.targets[material.train],
+        activations=_of_all_views(material, lambda view: view.activations(layer, pool)),
+        targets=material.targets[material.train].repeat(len(material.views), 1),
         prompts=material.prompts,
-        validation_activations=activations[material.validation],
+        validation_activations=material.views[0].activations(layer, pool)[material.validation],
         validation_labels=material.targets[material.validation].argmax(1),
         text=material.text,
     )
+
+
+def _of_all_views(material: _Material, read: Callable[[Features], Tensor]) -> Tensor:
+    """What can be read of the pictures to train on, view after view."""
+    return torch.cat([read(view)[material.train] for view in material.views])
 
 
 def _checkpoint(card: HeadCard, reporter: Reporter) -> Path:
