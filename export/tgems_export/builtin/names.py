@@ -1,0 +1,118 @@
+"""Texts for a text tower to learn, and the direction in the joint embedding that each should have.
+
+A classifier's row is the prototype of its class. A noun that stands above classes gets the mean of the rows
+below it; one that stands beside them, such as an instrument that is no class, the mean of the rows below its
+nearest hypernym that has any. So every name of WordNet that is near something the tower knows has a place.
+
+C classes, E width of the joint embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tgems_export.builtin.wordnet import Synset
+
+__all__ = ["Name", "Names", "collect_names"]
+
+MOST_BELOW = 150  # classes below a hypernym; a mean of more says little
+MOST_BESIDE = 40  # and below one that a noun without classes is placed by
+MOST_STEPS = 3  # up to that one
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name, and the synset whose place it gets."""
+
+    text: str
+    synset: str
+    is_class: bool
+
+
+@dataclass(frozen=True)
+class Names:
+    """All names, and where they should point."""
+
+    names: tuple[Name, ...]  # those of classes first, in the order of the classes
+    targets: Tensor  # (len(names), E) of length 1
+    prototypes: Tensor  # (C, E) of the classes, of length 1; two may share their only name
+    labels: Tensor  # (len(names),) the class, or -1
+
+
+def collect_names(
+    synsets: Mapping[str, Synset],
+    senses: Mapping[str, Sequence[str]],
+    classes: Sequence[str],
+    prototypes: Tensor,
+) -> Names:
+    """Collect names for all synsets that can be placed.
+
+    Args:
+        synsets: of nouns.
+        senses: synsets of every lemma, the most frequent first.
+        classes: the synset of each class.
+        prototypes: (C, E) of the classes.
+    """
+    rows = nn.functional.normalize(prototypes, dim=1)
+    below = _classes_below(synsets, classes)
+    number = {synset: label for label, synset in enumerate(classes)}
+
+    def place(synset: str) -> Tensor | None:
+        if synset in number:
+            return rows[number[synset]]
+        if synset in below:
+            return _mean(rows, below[synset]) if len(below[synset]) <= MOST_BELOW else None
+        nearest = _nearest(synset, synsets, below)
+        return _mean(rows, nearest) if nearest and len(nearest) <= MOST_BESIDE else None
+
+    places = {synset: target for synset in synsets if (target := place(synset)) is not None}
+    names, taken = [], set()
+    for synset in (*classes, *(name for name in places if name not in number)):
+        for lemma in synsets[synset].lemmas:
+            meanings = [sense for sense in senses.get(lemma.lower(), ()) if sense in places]
+            usual = next((sense for sense in meanings if sense in number), next(iter(meanings), synset))
+            text = lemma.replace("_", " ")
+            if (synset in number or synset == usual) and text.lower() not in taken:
+                taken.add(text.lower())
+                names.append(Name(text, synset, synset in number))
+    targets = torch.stack([places[name.synset] for name in names])
+    labels = torch.tensor([number.get(name.synset, -1) for name in names])
+    return Names(tuple(names), targets, rows, labels)
+
+
+def _classes_below(synsets: Mapping[str, Synset], classes: Iterable[str]) -> dict[str, list[int]]:
+    """The classes below every synset that has any."""
+    below: dict[str, list[int]] = {}
+    for label, synset in enumerate(classes):
+        for above in _ancestors(synset, synsets):
+            below.setdefault(above, []).append(label)
+    return below
+
+
+def _ancestors(synset: str, synsets: Mapping[str, Synset]) -> set[str]:
+    found: set[str] = set()
+    ahead = list(synsets[synset].hypernyms)
+    while ahead:
+        if (above := ahead.pop()) not in found:
+            found.add(above)
+            ahead += synsets[above].hypernyms
+    return found
+
+
+def _nearest(synset: str, synsets: Mapping[str, Synset], below: Mapping[str, list[int]]) -> list[int] | None:
+    """The classes below the nearest hypernym that has any."""
+    level = list(synsets[synset].hypernyms)
+    for _ in range(MOST_STEPS):
+        found = [below[above] for above in level if above in below]
+        if found:
+            return min(found, key=len)
+        level = [above for one in level for above in synsets[one].hypernyms]
+    return None
+
+
+def _mean(rows: Tensor, labels: Sequence[int]) -> Tensor:
+    return nn.functional.normalize(rows[list(labels)].mean(0), dim=0)
