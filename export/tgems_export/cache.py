@@ -1,4 +1,4 @@
-"""Where what is expensive to compute is kept between runs, and what happens where nothing can be kept."""
+"""The cache of what is expensive to compute, and a substitute where nothing can be kept."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def write_checked(path: Path, content: bytes) -> None:
 
 
 def read_checked(path: Path) -> bytes | None:
-    """What `write_checked` wrote; None if there is no such file, or if it holds anything else now."""
+    """Read what `write_checked` wrote; None if there is no such file, or if it holds anything else now."""
     try:
         whole = path.read_bytes()
     except FileNotFoundError:

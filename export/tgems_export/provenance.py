@@ -1,4 +1,4 @@
-"""With what, and on which machine, something was made."""
+"""Versions of packages, and the machine, with which something was made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pictures train, which watch, which calibrate and which measure; never one for two."""
+"""Splits: pictures that train, watch, calibrate or measure; never one for two."""
 
 from __future__ import annotations
 

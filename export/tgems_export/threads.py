@@ -46,7 +46,7 @@ def open_on_one_thread(model: bytes) -> onnxruntime.InferenceSession:
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """What a function gives for each item, computed for several at once, in the order of the items.
+    """Yield the results of a function for each item, computed several at once, in the order of the items.
 
     Not many items are taken ahead, so they may be large.
     """

@@ -1,4 +1,4 @@
-"""What a model is worth on labelled pictures, in numpy.
+"""Metrics of a model on labelled pictures, in numpy.
 
 B pictures with labels (B,), C classes, rates (B, C), probabilities (B, C).
 """
@@ -93,7 +93,7 @@ def count_confusions(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> N
 
 
 def coverage_interval(calibrated: int, measured: int, coverage: float) -> tuple[float, float]:
-    """Where the measured coverage of split conformal sets falls in 95 of 100 cases, if the promise holds.
+    """Return the 95 % interval of the measured coverage of split conformal sets.
 
     Calibration pictures are drawn, and so are those that measure: the covered ones are beta-binomial,
     m draws with a share of Beta(r, n + 1 - r), r = ceil((n + 1) coverage) (Angelopoulos and Bates 2021,

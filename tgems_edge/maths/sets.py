@@ -51,7 +51,7 @@ LEAST_PICTURES = 99  # fewer have no 0.99 quantile
 
 
 def set_scores(probabilities: NDArray[Any], method: SetMethod) -> NDArray[np.float64]:
-    """How badly each class fits: s (B, C) of the posterior (B, C), between 0 and 1."""
+    """Return how badly each class fits: scores s (B, C) of the posterior (B, C), between 0 and 1."""
     p = probabilities.astype(np.float64)
     if method == "threshold":
         scores = 1 - p
@@ -66,7 +66,7 @@ def set_scores(probabilities: NDArray[Any], method: SetMethod) -> NDArray[np.flo
 
 
 def rank(count: int, level: float) -> int:
-    """Which of `count` ordered scores is the quantile, counted from 1; `count` + 1 where they are too few."""
+    """Return which of `count` ordered scores is the quantile, from 1; `count` + 1 for too few."""
     return math.ceil((count + 1) * level - 1e-9)  # 100 * 0.99 is a hair above 99 in binary
 
 
@@ -83,7 +83,7 @@ def quantile(scores: NDArray[Any], level: float) -> float:
 
 
 def label_sets(probabilities: NDArray[Any], bound: float, method: SetMethod) -> NDArray[np.bool_]:
-    """Which classes are in the set of each picture.
+    """Return the classes in the set of each picture.
 
     Args:
         probabilities: (B, C) posterior.

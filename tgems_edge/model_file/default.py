@@ -1,4 +1,4 @@
-"""Which model file is meant where none is named."""
+"""The default model file, used where none is named."""
 
 from __future__ import annotations
 

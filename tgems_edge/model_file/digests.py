@@ -15,7 +15,7 @@ def join_beginnings(digests: Sequence[bytes]) -> bytes:
 
 
 def beginnings(joined: bytes) -> list[bytes]:
-    """What `join_beginnings` joined.
+    """Split what `join_beginnings` joined.
 
     Raises:
         ValueError: cut short.

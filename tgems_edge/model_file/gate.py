@@ -1,4 +1,4 @@
-"""What a model file has to be before onnxruntime gets to see it.
+"""Checks that a model file passes before onnxruntime sees it.
 
 onnxruntime trusts what it loads. Up to 1.23 a tensor may be the contents of any file of this machine, and its
 bytes come back as answers; a loop need not end; operators of other domains run whatever was registered for
@@ -56,7 +56,7 @@ class CheckedFile:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name of the file in messages."""
         return model_name(self.source)
 
     def refuse_changes(self) -> None:
@@ -161,7 +161,7 @@ def _fits(
 
 
 def _state(model: Path | bytes) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to; of bytes, and where there is no file, nothing."""
+    """Return a mark that changes when a file is replaced or written to; None for bytes and missing files."""
     try:
         found = model.stat() if isinstance(model, Path) else None
     except OSError:  # `read_header` says what is wrong

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself, read with neither onnx nor onnxruntime.
+"""The header of an ONNX file, read with neither onnx nor onnxruntime.
 
 An ONNX file is a message of protobuf: fields one after the other, each with its number, the type of its value
 and, where that is long, its length. What is not needed is jumped over, so weights are never read, and a
@@ -50,7 +50,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Header:
-    """What an ONNX file says about itself."""
+    """The header of an ONNX file."""
 
     ir_version: int
     opsets: dict[str, int]  # by domain; that of ONNX itself is ""
@@ -65,7 +65,7 @@ class Header:
 
     @property
     def opset(self) -> int:
-        """Of ONNX's own operators."""
+        """The opset of ONNX's own operators."""
         return self.opsets[""]
 
 
@@ -82,7 +82,7 @@ def check_file(path: Path) -> None:
 
 
 def model_name(model: Path | bytes) -> str:
-    """What messages call a file, or a serialised model."""
+    """Return the name of a file, or of a serialised model, in messages."""
     return str(model) if isinstance(model, Path) else "the model"
 
 
@@ -156,7 +156,7 @@ _OWN_DOMAINS = ("", "ai.onnx")  # two names of the same
 
 @dataclass
 class _Contents:
-    """What was found in graphs so far."""
+    """Findings in the graphs so far."""
 
     operators: Counter[str] = field(default_factory=Counter)
     weights: dict[str, Weights] = field(default_factory=dict)
@@ -249,7 +249,7 @@ def _read_node(messages: Messages, node: Span, found: _Contents) -> list[Span]:
 
 
 def _read_domain(messages: Messages, fields: Mapping[str, int | Span]) -> str:
-    """Whose operators are meant; empty for ONNX's own."""
+    """Return the domain of the operators; empty for ONNX's own."""
     domain = messages.text(fields, "domain")
     return "" if domain in _OWN_DOMAINS else domain
 

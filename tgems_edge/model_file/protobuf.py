@@ -16,11 +16,11 @@ LONGEST_TEXT = 1 << 26  # bytes
 
 
 class Nonsense(Exception):
-    """What was read cannot be what it is said to be."""
+    """The bytes cannot be what they are said to be."""
 
 
 class Span(NamedTuple):
-    """Where a text, a message or anything else with a length lies in the file."""
+    """The place in the file of a text, a message or anything else with a length."""
 
     start: int
     stop: int
@@ -83,7 +83,7 @@ class Messages:
             raise Nonsense("a text that is none") from None
 
     def numbers(self, packed: Span, most: int) -> list[int]:
-        """At most so many numbers one after the other."""
+        """Read at most so many numbers, one after the other."""
         require(packed.stop - packed.start <= 10 * most, f"more than {most} numbers")
         data, at = self._read(packed), 0
         numbers = []
@@ -125,7 +125,7 @@ def as_number(value: int | Span) -> int:
 
 
 def as_span(value: int | Span) -> Span:
-    """Where a text or a message lies."""
+    """Read where a text or a message lies."""
     if isinstance(value, int):
         raise Nonsense("a number in place of a text")
     return value

@@ -1,4 +1,4 @@
-"""What a model file says of pictures, in columns, and what follows from that: sets, `unknown`, rows.
+"""Answers of a model file in columns, with the label sets, `unknown` and rows that follow from them.
 
 Everything that needs more than the best class asks here: `classify`, `evaluate`, and the workstation where it
 calibrates and measures. N pictures, C classes.
@@ -28,7 +28,7 @@ UNKNOWN = {"label": "unknown", "index": None, "probability": None}
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a model file says of N pictures."""
+    """Answers of a model file to N pictures."""
 
     rates: NDArray[np.float32]  # (N, C) class-rates, smaller is better
     probabilities: NDArray[np.floating]  # (N, C) posterior; calibrated only if the card is

@@ -72,12 +72,12 @@ class Classifier:
 
     @property
     def session(self) -> onnxruntime.InferenceSession:
-        """What onnxruntime made of the file."""
+        """The session that onnxruntime opened for the file."""
         return self._session
 
     @property
     def provider(self) -> str:
-        """What runs the graph, in words: `CPU`, or another provider and how many nodes it left to the CPU."""
+        """The provider that runs the graph, in words, and how many nodes it left to the CPU."""
         return describe_provider(self._session)
 
     def classify(self, picture: Picture) -> Result:
@@ -151,7 +151,7 @@ class Classifier:
         ]
 
     def preprocess(self, picture: Picture) -> NDArray[np.uint8]:
-        """What the graph takes of a picture: uint8 (H, W, 3), resized unless the graph does that itself."""
+        """Return the graph's input: uint8 (H, W, 3), resized unless the graph does that."""
         resize = self.card.input == INPUT
         return read_pixels(
             picture,

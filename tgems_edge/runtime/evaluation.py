@@ -1,4 +1,4 @@
-"""What a model file is worth on labelled pictures: accuracy, honesty of its doubts, and time.
+"""Evaluate a model file on labelled pictures: accuracy, calibration, coverage and time.
 
 N pictures, C classes. The classes are always the model's, in its order; some may have no pictures.
 """
@@ -30,7 +30,7 @@ CHUNK = 256  # pictures whose rates are in memory at once: 16 MB for 8000 classe
 
 @dataclass(frozen=True)
 class SetCoverage:
-    """How often label sets hold the true class, and how large they are."""
+    """Coverage and size of label sets."""
 
     method: SetMethod
     promised: float
@@ -66,7 +66,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that was measured."""
+    """All measurements of one evaluation."""
 
     card: Card
     data_sha256: str
@@ -108,7 +108,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept of the answers to N pictures: a few numbers of each, however many classes there are."""
+    """A summary of the answers to N pictures: a few numbers of each, however many classes there are."""
 
     labels: NDArray[np.int64]  # (N,) true classes
     best: NDArray[np.int64]  # (N,) answers
@@ -196,7 +196,7 @@ def _classify(
 
 
 def _keep(labels: Sequence[int], results: Sequence[Result]) -> _Kept:
-    """What is kept of some pictures."""
+    """Summarise the answers to some pictures."""
     true = np.array(labels)
     answers = Answers.join([result.answers for result in results])
     probabilities = answers.probabilities

@@ -1,4 +1,4 @@
-"""From RGB to the model's pixels, exactly as open_clip's own transform makes them.
+"""Turn RGB into the model's pixels, exactly as open_clip's own transform does.
 
 `decoding` turns any picture into 8-bit RGB. From there on, `to_pixels` equals open_clip's transform for the
 encoder bit by bit; resize mode, interpolation, crop and fill all come from the encoder, never from a default.

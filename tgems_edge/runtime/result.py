@@ -1,4 +1,4 @@
-"""What a model says about one picture."""
+"""The answer to one picture."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Speed:
 
 @dataclass(frozen=True)
 class Result:
-    """What a model says about one picture: a view on the answers to it."""
+    """The answer to one picture: a view on the answers to a batch of one."""
 
     answers: Answers  # to this picture alone
     speed: Speed
 
     @property
     def card(self) -> Card:
-        """What the model file says about itself."""
+        """The card of the model file."""
         return self.answers.card
 
     @property

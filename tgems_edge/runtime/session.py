@@ -116,7 +116,7 @@ def open_session(
 
 
 def describe_provider(session: onnxruntime.InferenceSession) -> str:
-    """What runs the graph, in words: `CPU`, or another provider and how many nodes it left to the CPU."""
+    """The provider that runs the graph, in words, and how many nodes it left to the CPU."""
     provider = session.get_providers()[0]
     if provider == CPU:
         return _short(CPU)
@@ -211,7 +211,7 @@ def _short(provider: str) -> str:
 
 
 def _refusal(name: str, reason: str, version: str, provider: str) -> ModelFileError:
-    """What an exception of onnxruntime means for the user."""
+    """Explain an exception of onnxruntime to the user."""
     if _is_out_of_memory(reason):
         return ModelFileError(f"{name}: not enough memory to load it ({reason}); close other programs")
     if "IR version" in reason or "opset" in reason:
@@ -253,7 +253,7 @@ def _check_placement(session: onnxruntime.InferenceSession, chosen: str) -> None
 
 
 def _count_nodes(session: onnxruntime.InferenceSession) -> Counter[str] | None:
-    """How many nodes each provider took; None where onnxruntime cannot say, as before 1.24."""
+    """Return the number of nodes of each provider; None where onnxruntime cannot say, as before 1.24."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     parts = session.get_provider_graph_assignment_info()

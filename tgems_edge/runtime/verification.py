@@ -37,7 +37,7 @@ TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class SampleCheck:
-    """What became of a sample here, beside what the card says of it."""
+    """The result of a sample here, beside what the card says of it."""
 
     kind: Literal["noise", "jpeg"]
     same_decoded: bool  # the same RGB pixels

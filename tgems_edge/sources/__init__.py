@@ -1,1 +1,1 @@
-"""Where pictures come from: files, folders and globs, with or without class names."""
+"""Sources of pictures: files, folders and globs, with or without class names."""

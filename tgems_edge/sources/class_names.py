@@ -79,7 +79,7 @@ def read_lines(path: Path, what: str, otherwise: str = "one a line") -> list[tup
 
 
 def matching_key(name: str) -> str:
-    """What is equal for all spellings of a spoken name: case, `_`, hyphens, spaces and Unicode form gone."""
+    """Return a key without case, `_`, hyphens, spaces and Unicode form."""
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
     return " ".join(re.sub(r"[_\-\u2010\u2011]", " ", unicodedata.normalize("NFC", folded)).split())
 
@@ -116,7 +116,7 @@ def match_folders(folders: Mapping[str, str], classes: Sequence[str], where: str
 
 
 def say_folders(folders: Iterable[str], given: Mapping[str, str], where: str) -> dict[str, str]:
-    """From folders to what they hold: what a class file states, else their own names.
+    """Map folders to classes: what a class file states, else their own names.
 
     Raises:
         DataError: a folder that two lines of the file may mean.

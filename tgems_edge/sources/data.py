@@ -47,7 +47,7 @@ class ImageFolder:
     left_out: LeftOut = field(default_factory=LeftOut)  # what else lies there
 
     def path(self, index: int) -> Path:
-        """Where a picture lies."""
+        """Return the path of a picture."""
         return self.root / self.names[index]
 
     @cached_property

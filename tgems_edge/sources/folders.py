@@ -84,7 +84,7 @@ class LeftOut:
 
     @property
     def hint(self) -> str:
-        """What ends a message about missing pictures; empty if there is nothing else."""
+        """Return the end of a message about missing pictures; empty if there is nothing else."""
         return f"; it has {self}" if self else ""
 
     def __str__(self) -> str:
@@ -239,7 +239,7 @@ class _Walk:
 
 
 def scan(path: str) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted by name.
+    """List a folder, sorted by name.
 
     Raises:
         DataError: it cannot be opened.

@@ -59,7 +59,7 @@ def can_decode(suffix: str) -> bool:
 
 
 def advice(suffix: str) -> str:
-    """What to do about pictures with a suffix that `can_decode` denies: a few words in the imperative."""
+    """Return what to do about pictures with a suffix that `can_decode` denies, in a few words."""
     name = _FORMAT.get(suffix.lower())
     if name == "HEIF":
         return "pip install 'tgems-edge[heif]'"

@@ -93,7 +93,7 @@ class _Matcher:
             self._left_out.add(Why.NO_FILE, path)
 
     def _step(self, name: str, places: frozenset[int]) -> set[int]:
-        """Where the pattern may go on behind a file or folder of this name."""
+        """Return where the pattern may go on behind a file or folder of this name."""
         after = set()
         for place in places:
             if place == self._end:

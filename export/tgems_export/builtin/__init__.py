@@ -1,4 +1,4 @@
-"""How the encoders that ship were made.
+"""The recipes of the encoders that ship.
 
 wordnet   names for everything, and what lies below what
 names     texts for the text tower to learn, and where each should point

@@ -64,7 +64,7 @@ PLURAL_SHARE = 0.2  # of prompts
 
 @dataclass(frozen=True)
 class Settings:
-    """How the text tower is trained; the reason stands beside each value."""
+    """Settings of the text tower's training; the reason stands beside each value."""
 
     steps: int = 1800
     batch: int = 256

@@ -266,7 +266,7 @@ def _quantised(made: Quantisation) -> list[str]:
 
 
 def _dynamic_as_json(card: Card) -> dict[str, Any] | None:
-    """What several exits were chosen for, what came of it, and the exits themselves."""
+    """Return the budget of a dynamic file, what it came to, and its exits; None for a static file."""
     if card.dynamic is None:
         return None
     exits = [dataclasses.asdict(exit_) for exit_ in card.exits]

@@ -120,7 +120,7 @@ def _show(report: Report) -> None:
 
 
 def _given(context: typer.Context) -> list[Any]:
-    """What is not as usual."""
+    """Return the options that differ from their defaults."""
     return [p for p in context.command.params if context.params[str(p.name)] != p.default]
 
 

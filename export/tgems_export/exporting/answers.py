@@ -1,4 +1,4 @@
-"""What a file's graph says of pictures."""
+"""Answers of a file's graph to pictures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FileGraph:
         return cls(open_on_one_thread(model.SerializeToString()), input, preprocessing)
 
     def read(self, picture: Picture) -> NDArray[np.uint8]:
-        """What goes into the graph of a picture, uint8 (H, W, 3)."""
+        """The graph's input for a picture, uint8 (H, W, 3)."""
         return read_pixels(picture, self.preprocessing, resize=self.input == INPUT)
 
     def rates(self, taken: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -52,7 +52,7 @@ class FileGraph:
 
 
 def answer(graph: FileGraph, pictures: ReadSet, card: Card, what: str, reporter: Reporter) -> Answers:
-    """What a graph that takes pixels says of pictures, one at a time, as a device sees them.
+    """Answer pictures with a graph that takes pixels, one at a time, as a device does.
 
     Args:
         graph: the graph.

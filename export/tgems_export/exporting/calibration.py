@@ -1,4 +1,4 @@
-"""What is fitted after training, on pictures that neither trained nor measure.
+"""Fit temperature, label sets and rejection, on pictures that neither trained nor measure.
 
 The posterior is softmax_c(-K R_c / T), and T is the temperature with the smallest cross-entropy (Guo et al.
 2017). Then the conformal quantiles of that posterior, and of the smallest rate (`tgems_edge.maths.sets`).
@@ -24,7 +24,7 @@ LOG_TEMPERATURES = (math.log(1e-3), math.log(1e6))  # bounds of the search, far 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted; levels are keys as they stand in the card."""
+    """Fitted values; levels are keys as they stand in the card."""
 
     temperature: float
     conformal: dict[str, float]  # quantile of the threshold sets' scores, for each coverage

@@ -49,7 +49,7 @@ class Exit:
 
     @property
     def cut(self) -> Cut:
-        """What the graph has to know of it."""
+        """The exit as the graph needs it."""
         return Cut(self.card.layer, self.card.pool, self.head)
 
     def describe(self, operations: int) -> CardExit:

@@ -1,4 +1,4 @@
-"""What a file's answers to labelled pictures are good for: they calibrate it, or say what it is worth."""
+"""Calibrate a file on its answers to labelled pictures, and measure it on its answers to others."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def calibrate_card(card: Card, answers: Answers, pictures: PictureSet) -> Card:
 
 
 def measure(answers: Answers, pictures: PictureSet) -> Accuracy:
-    """What a calibrated file is worth on labelled pictures that did not calibrate it."""
+    """Measure a calibrated file on labelled pictures that did not calibrate it."""
     labels = pictures.labels
     sets = {f"{coverage:g}": answers.sets(coverage) for coverage in answers.card.coverages("threshold")}
     return Accuracy(
@@ -57,7 +57,7 @@ def measure(answers: Answers, pictures: PictureSet) -> Accuracy:
 
 
 def pass_gate(measured: Answers, reference: Answers, pictures: PictureSet, limits: Limits) -> Gate:
-    """How an INT8 file compares with its graph in fp32 on pictures that made neither.
+    """Compare an INT8 file with its graph in fp32 on pictures that made neither.
 
     Args:
         measured: what the file says of them.

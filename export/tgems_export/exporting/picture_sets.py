@@ -45,7 +45,7 @@ class PictureSet:
 
     @property
     def paths(self) -> list[Path]:
-        """Where they lie."""
+        """The paths of the pictures."""
         return [self.folder.path(member) for member in self.members]
 
     def only(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> PictureSet:
@@ -55,7 +55,7 @@ class PictureSet:
 
 @dataclass(frozen=True)
 class PictureSets:
-    """What is there to calibrate with, and what to measure on."""
+    """The picture sets that calibrate and measure."""
 
     calibration: PictureSet | None
     measuring: PictureSet | None

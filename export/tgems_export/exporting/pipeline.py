@@ -120,7 +120,7 @@ def _make_graph(
 
 
 def _resize(settings: ExportSettings, exit_: Exit) -> Resize | None:
-    """How the file resizes pictures, if it does."""
+    """Return the resizing of the file, if it resizes."""
     if settings.graph.input != IMAGE:
         return None
     resizing = resizing_graph(exit_.encoder.preprocessing, settings.graph.opset)

@@ -63,7 +63,7 @@ class ReadPictures:
 
 @dataclass(frozen=True)
 class _Picture:
-    """What is kept of one."""
+    """The pixels of one picture, and what a comparison needs."""
 
     pixels: NDArray[np.uint8]  # (H, W, 3) as the file resizes
     varied: bool

@@ -1,4 +1,4 @@
-"""What a person chose for one export: frozen records that travel whole, a field for each option."""
+"""Settings of one export: frozen records that travel whole, a field for each option."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Precision = Literal["fp32", "fp16", "int8", "int8-dynamic"]
 
 @dataclass(frozen=True)
 class ExitSettings:
-    """Which exits go into the file, of which heads and encoder, and for which classes."""
+    """The exits of the file, their heads and encoder, and its classes."""
 
     layers: tuple[str | int, ...] = (5,)  # names of exit points, in the order of the tower
     head: Path | None = (
@@ -42,7 +42,7 @@ class ExitSettings:
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """Which pictures calibrate and measure; `data` alone is split, one half for each."""
+    """The pictures that calibrate and measure; `data` alone is split, one half for each."""
 
     data: Path | None = None  # labelled, to measure on
     calibration: Path | None = None  # without labels they only show INT8 what activations take
@@ -51,7 +51,7 @@ class PictureSettings:
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """What the graph takes, and what it computes in."""
+    """The input of the graph, and its precision."""
 
     input: Literal["pixels", "image"] = "pixels"  # resized, or whole pictures that the graph resizes itself
     precision: Precision = "fp32"
@@ -64,7 +64,7 @@ class GraphSettings:
 
     @property
     def floats(self) -> FloatPrecision:
-        """Of all that is not in integers."""
+        """The precision of all that is not in integers."""
         return "fp16" if self.precision == "fp16" else "fp32"
 
 
@@ -79,7 +79,7 @@ class Int8Settings:
 
 @dataclass(frozen=True)
 class DynamicSettings:
-    """How several exits share one file."""
+    """Settings of a file with several exits."""
 
     budget: float = 0.6  # operations of a mean picture, as a share of the full tower's
     nested: bool = True  # in branches, which a runtime skips; not every provider knows them

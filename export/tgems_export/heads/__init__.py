@@ -1,4 +1,4 @@
-"""What stands behind an exit and says how well each class fits: kinds of head, and how they are trained.
+"""Heads, which stand behind an exit and say how well each class fits: their kinds, and their training.
 
 file         Jumper and T-GEM, or an SSA head, and the file they live in
 losses       what they are trained with

@@ -44,7 +44,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class HeadCard:
-    """What a head file says about itself."""
+    """The card of a head file: its statement about itself."""
 
     encoder: EncoderId
     preprocessing: Preprocessing  # of the pictures it was trained on
@@ -67,17 +67,17 @@ class HeadCard:
 
     @property
     def head_kind(self) -> HeadKindName:
-        """Which kind of head the file holds."""
+        """The kind of head that the file holds."""
         return self.kind or DEFAULT_KIND
 
 
 def head_file(folder: Path, layer: int, kind: HeadKindName = DEFAULT_KIND) -> Path:
-    """Where the head of a block lies in a folder of heads, which may be of both kinds."""
+    """Return the file of the head of a layer in a folder of heads, which may be of several kinds."""
     return folder / f"{KINDS[kind].prefix}layer-{layer:02d}.safetensors"
 
 
 def trained_pictures_file(folder: Path, data_sha256: str) -> Path:
-    """Where a folder of heads lists the pictures that some of them were trained on."""
+    """Return the file in which a folder of heads lists the pictures that some of them were trained on."""
     return folder / f"pictures-{data_sha256[:12]}.sha256"
 
 
@@ -128,7 +128,7 @@ def save_head(path: Path, head: ExitHead, card: HeadCard, *, overwrite: bool = T
 
 
 def load_head_card(path: Path) -> HeadCard:
-    """What a head file says about itself.
+    """The card of a head file: its statement about itself.
 
     Raises:
         HeadError: missing, truncated, damaged, not a head file, or of a newer schema.

@@ -48,7 +48,7 @@ class Health:
     pictures: int
 
     def warnings(self) -> tuple[str, ...]:
-        """What a user ought to know, in plain words; empty for a healthy head."""
+        """Return warnings for the user, in plain words; empty for a healthy head."""
         found = []
         if self.sigma_on_floor > FLOOR_SHARE:
             found.append(

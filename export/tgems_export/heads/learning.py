@@ -1,4 +1,4 @@
-"""From a folder of pictures to head files: features, targets, one head per layer, its health, its card."""
+"""Train heads on a folder of pictures: features, targets, one head per layer, its health, its card."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ENOUGH_EXAMPLES = 20_000
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What is to be trained on a folder."""
+    """Settings of one training on a folder."""
 
     layers: tuple[int, ...]  # numbers of exit points
     classes: tuple[str, ...]
@@ -74,13 +74,13 @@ class TrainingSettings:
 
     @property
     def kind(self) -> HeadKind:
-        """Which heads these are for."""
+        """The kind of head that is trained."""
         return kind_of(self.head)
 
 
 @dataclass(frozen=True)
 class _Material:
-    """What all layers share: n readable pictures, split, and the texts of the classes."""
+    """Data that all layers share: n readable pictures, split, and the texts of the classes."""
 
     views: tuple[Features, ...]  # the first of the pictures themselves
     targets: Tensor  # (n, C)
@@ -165,7 +165,7 @@ def _settle(settings: TrainingSettings) -> TrainingSettings:
 def _card_before_training(
     encoder: Encoder, folder: ImageFolder, settings: TrainingSettings, layer: int
 ) -> HeadCard:
-    """Everything about a head that is known before it is trained; the rest is left empty."""
+    """Return the card of a head before it is trained; what is learnt is left empty."""
     point = encoder.tower.at(layer)
     if settings.pool != "auto":
         encoder.check_pool(point, settings.pool)
@@ -300,7 +300,7 @@ def _training_set(material: _Material, layer: int, pool: Pool) -> TrainingSet:
 
 
 def _of_all_views(material: _Material, read: Callable[[Features], Tensor]) -> Tensor:
-    """What can be read of the pictures to train on, view after view."""
+    """Read something of the pictures to train on, view after view."""
     return torch.cat([read(view)[material.train] for view in material.views])
 
 

@@ -38,7 +38,7 @@ class Loss(nn.Module):
     """One of the four losses; `tgems` and `rate` learn the scale s along with the head."""
 
     def __init__(self, name: LossName, k: int):
-        """For Jumper outputs of width K."""
+        """Make the loss for Jumper outputs of width K."""
         super().__init__()
         self.name = name
         self.log_scale = nn.Parameter(torch.tensor(math.log(k * math.log(2) / 2)))  # nats of K dimensions

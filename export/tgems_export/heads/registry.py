@@ -34,12 +34,12 @@ class HeadKind:
 
     @property
     def option(self) -> str:
-        """What `train` and `export` have to be told."""
+        """The option of `train` and `export` that chooses this kind; empty for the default."""
         return "" if self.name == DEFAULT_KIND else f" --head-kind {self.name}"
 
     @property
     def prefix(self) -> str:
-        """Of the names of its files; a folder may hold heads of several kinds."""
+        """The prefix of its files' names; a folder may hold heads of several kinds."""
         return "" if self.name == DEFAULT_KIND else f"{self.name}-"
 
 

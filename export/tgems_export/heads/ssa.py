@@ -20,7 +20,7 @@ class SsaHead(ExitHead):
     """SSA: LayerNorm and an MLP, from the mean patch token to the embedding that the full CLIP would have."""
 
     def __init__(self, width: int, embedding_width: int):
-        """For activations of width D and text embeddings of width E; it compares in K = E dimensions."""
+        """Make a head for activations of width D and text embeddings of width E = K."""
         super().__init__()
         self.k = embedding_width
         self.norm = nn.LayerNorm(width)
@@ -44,7 +44,7 @@ class SsaReadout(nn.Module):
     """The MLP of an SSA head and the directions of its classes, from activations (B, D) to rates (B, C)."""
 
     def __init__(self, head: SsaHead, text: Tensor):
-        """For classes with text embeddings (C, E)."""
+        """Fold a head for classes with text embeddings (C, E)."""
         super().__init__()
         hidden, out = (make_linear(m.weight.clone(), m.bias.clone()) for m in (head.hidden, head.out))
         self.embed = nn.Sequential(copy.deepcopy(head.norm), hidden, Gelu(), out)

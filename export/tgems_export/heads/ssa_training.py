@@ -44,7 +44,7 @@ __all__ = ["SsaSettings", "train_ssa_head"]
 
 @dataclass(frozen=True)
 class SsaSettings(HeadSettings):
-    """How an SSA head is trained; the reason stands beside each value."""
+    """Settings of an SSA head's training; the reason stands beside each value."""
 
     epochs: int = 3  # the paper, as are batch, learning rate and share
     batch: int = 64
@@ -58,7 +58,7 @@ class SsaSettings(HeadSettings):
     options: ClassVar = frozenset[str]()
 
     def pictures(self, available: int) -> int:
-        """How many pictures train, of those that could."""
+        """Return how many of the available pictures train."""
         return min(available, max(self.least_pictures, math.ceil(self.share * available)))
 
     def compared_in(self, width: int, embedding_width: int, whose: str) -> int:

@@ -29,7 +29,7 @@ class Jumper(nn.Module):
     """
 
     def __init__(self, width: int, k: int):
-        """From D = `width` to K = `k`."""
+        """Make a Jumper from D = `width` to K = `k`."""
         super().__init__()
         self.linear = nn.Linear(width, k)
         self.norm = nn.BatchNorm1d(k, affine=False)
@@ -49,7 +49,7 @@ class TGem(nn.Module):
     """Psi: text embeddings (C, E) to mu and sigma^2, each (C, K)."""
 
     def __init__(self, embedding_width: int, k: int):
-        """From E = `embedding_width` to twice K = `k`."""
+        """Make a T-GEM from E = `embedding_width` to twice K = `k`."""
         super().__init__()
         self.gain = embedding_width**0.5  # embeddings have length 1; this gives their entries unit size
         self.hidden = nn.Linear(embedding_width, HIDDEN)
@@ -67,7 +67,7 @@ class TGemHead(ExitHead):
     """A Jumper and the T-GEM that describes its outputs."""
 
     def __init__(self, width: int, embedding_width: int, k: int):
-        """For activations of width D and text embeddings of width E."""
+        """Make a head for activations of width D and text embeddings of width E."""
         super().__init__()
         self.k = k
         self.jumper = Jumper(width, k)
@@ -86,7 +86,7 @@ class TGemReadout(nn.Module):
     """A Jumper and the tables of its classes, from activations (B, D) to class-rates (B, C)."""
 
     def __init__(self, head: TGemHead, text: Tensor):
-        """For classes with text embeddings (C, E)."""
+        """Fold a head for classes with text embeddings (C, E)."""
         super().__init__()
         a, b, c = rate_tables(*(moment.double() for moment in head.tgem(text)), log2=torch.log2)
         self.jumper = make_linear(*head.jumper.folded())

@@ -48,7 +48,7 @@ TRIAL_SHARE = 8  # of the epochs, after which the better pool shows
 
 @dataclass(frozen=True)
 class TGemSettings(HeadSettings):
-    """How a head is trained; the reason stands beside each value."""
+    """Settings of a head's training; the reason stands beside each value."""
 
     k: int | None = None  # 128, or D where that is less; the paper: enough, and 4 % of one block of ViT-B/32
     epochs: int = 120  # the paper

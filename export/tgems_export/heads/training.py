@@ -1,4 +1,4 @@
-"""What the training of every kind of head has in common."""
+"""The interface of the training of every kind of head."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a head is trained on and validated with; n pictures to train, m to validate."""
+    """The data of one training: n pictures to train on, m to validate with."""
 
     activations: Tensor  # (n, D)
     targets: Tensor  # (n, C) distributions over the classes
@@ -51,7 +51,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known of a head once it is trained, for its card."""
+    """Figures of a trained head, for its card."""
 
     pictures: int  # trained on
     accuracy: float  # top-1 on held-out pictures
@@ -60,7 +60,7 @@ class Figures:
 
 
 class HeadSettings(ABC):
-    """How a head of one kind is trained; a frozen dataclass whose fields are recorded in the head file."""
+    """Settings of one kind of head; a frozen dataclass whose fields are recorded in the head file."""
 
     options: ClassVar[frozenset[str]]  # fields that `train` lets a person choose
     seed: int

@@ -25,7 +25,7 @@ class ZeroShotHead(ExitHead):
     """Class-rates of joint embeddings under one Gaussian for each class text."""
 
     def __init__(self, embedding_width: int, logit_scale: float):
-        """For joint embeddings of width E, and CLIP's logit scale s."""
+        """Make a head for joint embeddings of width E and CLIP's logit scale s."""
         super().__init__()
         self.k = embedding_width
         self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))

@@ -1,4 +1,4 @@
-"""What was fitted on pictures that neither trained nor measure, for all exits of a file together."""
+"""Values fitted on pictures that neither trained nor measure, for all exits of a file together."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Calibration:
         return _look_up(self.set_bounds(method), coverage, "coverage")
 
     def rejection_bound(self, reject: float) -> float:
-        """What the best class-rate less `surprise` exceeds in at most a share of `reject` of known pictures.
+        """Return the bound on the surprisal beyond which a picture is `unknown`.
 
         Raises:
             InputError: it was not fitted for this share.

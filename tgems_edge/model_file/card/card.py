@@ -35,7 +35,7 @@ LARGEST_SIDE = 1 << 13  # pixels of the input
 
 @dataclass(frozen=True)
 class Card:
-    """What a model file says about itself."""
+    """The card: a model file's statement about itself."""
 
     classes: tuple[str, ...]
     classes_not_trained: tuple[str, ...]  # names that the head never saw in training
@@ -168,13 +168,13 @@ class Card:
 
     @property
     def description(self) -> str:
-        """What the file recognises, and with what, in a few words."""
+        """The classes, exits and precision of the file, in a few words."""
         exits = ("exits " if self.dynamic else "exit ") + ", ".join(exit.title for exit in self.exits)
         precision = "" if self.precision == "fp32" else f", {self.precision}"
         return f"{len(self.classes)} classes, {exits} of {self.encoder.name}{precision}"
 
     def coverages(self, method: SetMethod) -> list[float]:
-        """What label sets of this method can promise; nothing without calibration."""
+        """Return the coverages that label sets of this method can promise; none without calibration."""
         return [float(level) for level in self.calibration.set_bounds(method)] if self.calibration else []
 
     def set_bound(self, coverage: float, method: SetMethod) -> float:
@@ -186,7 +186,7 @@ class Card:
         return self._calibrated("label sets").set_bound(coverage, method)
 
     def rejection_bound(self, reject: float) -> float:
-        """What the best class-rate less `surprise` exceeds in at most a share of `reject` of known pictures.
+        """Return the bound on the surprisal beyond which a picture is `unknown`.
 
         Raises:
             InputError: the file has no calibration, or none for this share.

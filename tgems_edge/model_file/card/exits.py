@@ -15,7 +15,7 @@ HeadKind = Literal["tgem", "ssa", "zero-shot"]
 
 @dataclass(frozen=True)
 class ExitGate:
-    """Which pictures leave at an exit (LRA-EE, arXiv 2605.26415, eq. 4).
+    """The gate of an exit, which decides on the pictures that leave there (LRA-EE, arXiv 2605.26415, eq. 4).
 
     A picture leaves if sigmoid(weights . (confidence, margin, spread) + bias) >= threshold. The spread is the
     mean squared distance of the patch tokens from their mean.
@@ -28,7 +28,7 @@ class ExitGate:
 
 @dataclass(frozen=True)
 class ExitCalibration:
-    """What the calibration pictures say of one exit."""
+    """Values of one exit, fitted on the calibration pictures."""
 
     temperature: float  # T of its posterior
     surprise: float  # rates are counted from it where those of several exits are compared; 0 of a single exit
@@ -61,7 +61,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class Dynamic:
-    """What several exits in one file were chosen for."""
+    """The choice of several exits in one file."""
 
     budget: float  # operations of a mean picture, as a share of the full tower's: what was asked for
     full_operations: int  # of the full tower, for one picture

@@ -1,4 +1,4 @@
-"""What was measured before a file was written, and what INT8 cost."""
+"""Measurements made before a file was written, and the cost of INT8."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Accuracy", "Gate", "Parity", "Quantisation", "Resizing"]
 
 @dataclass(frozen=True)
 class Parity:
-    """How the graph compared with PyTorch before the file was written."""
+    """Comparison of the graph with PyTorch, made before the file was written."""
 
     pictures: int
     of: str  # what they were, in words
@@ -20,7 +20,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Resizing:
-    """How resizing inside the graph compared with Pillow's; only present where the graph resizes."""
+    """Comparison of the graph's resizing with Pillow's; only present where the graph resizes."""
 
     pictures: int
     pixels_within_1: float  # share of pixels that differ by one grey level at most
@@ -52,7 +52,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How an INT8 file was made, and what that cost."""
+    """The quantization of an INT8 file, and its cost."""
 
     scheme: Literal["static", "dynamic"]  # ranges of activations: known beforehand, or found at run time
     target: Literal["generic", "x86-vnni", "x86", "arm64", "tensorrt"]
@@ -64,7 +64,7 @@ class Quantisation:
 
     @property
     def cost(self) -> str:
-        """What INT8 cost against fp32, in words."""
+        """The cost of INT8 against fp32, in words."""
         if self.gate is None:
             return "not measured"
         gain = round(-self.gate.accuracy_drop, 1) + 0.0  # no "-0.0"

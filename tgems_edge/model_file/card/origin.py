@@ -1,4 +1,4 @@
-"""What a file was made of."""
+"""The origin of a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["EncoderId"]
 
 @dataclass(frozen=True)
 class EncoderId:
-    """Which CLIP: its name alone would not do, so the weights are named by their hash."""
+    """The identity of a CLIP: its name, and the hash of its weights."""
 
     name: str
     pretrained: str | None

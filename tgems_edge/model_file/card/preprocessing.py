@@ -1,4 +1,4 @@
-"""What an encoder expects of pictures; `tgems_edge.runtime.images` does it."""
+"""The preprocessing that an encoder expects; `tgems_edge.runtime.images` does it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Colour = Literal["srgb"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What an encoder expects of pictures, as open_clip's `preprocess_cfg` states it, and their colours."""
+    """The pictures that an encoder expects, as open_clip's `preprocess_cfg` states it, and their colours."""
 
     size: tuple[int, int]  # (H, W) of the model's input
     resize_mode: Literal["shortest", "longest", "squash"]

@@ -1,4 +1,4 @@
-"""From any picture to 8-bit RGB, the same way in training, at export and on the device.
+"""Decode any picture to 8-bit RGB, the same way in training, at export and on the device.
 
 contents → signatures → exif, jpeg → Pillow → colour, rgb: the bytes, what they are, what is asked of the
 decoder, and what is made of its pixels. Nothing here trusts a file: what it may cost is in `limits`.

@@ -31,7 +31,7 @@ class ProfileIgnored(Exception):
 
 
 def find_converter(profile: object, mode: str) -> Converter | None:
-    """What turns pixels of a mode (`L`, `RGB` or `CMYK`) into sRGB; None if they are as good as sRGB.
+    """Return the conversion of pixels of a mode into sRGB; None if they are as good as sRGB.
 
     Raises:
         ProfileIgnored: the profile is too large, damaged, or describes other pixels.

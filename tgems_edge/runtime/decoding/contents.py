@@ -19,7 +19,7 @@ _AT_ONCE = 2**20
 
 
 def source_name(source: object) -> str:
-    """What to call a picture in a message."""
+    """Return the name of a picture in a message."""
     if isinstance(source, str | os.PathLike):
         return os.fsdecode(source)
     name = getattr(source, "name", None)

@@ -191,7 +191,7 @@ def _hold(width: int, height: int, limits: Limits, held: ExitStack, format: str 
 
 
 def _open(data: bytes, format: str, note: Callable[[str], None]) -> Image.Image:
-    """What Pillow says of a file before it decodes it."""
+    """Pillow's description of a file before it decodes it."""
     try:
         return _start(data, format)
     except ValueError:
@@ -203,7 +203,7 @@ def _open(data: bytes, format: str, note: Callable[[str], None]) -> Image.Image:
 
 
 def _start(data: bytes, format: str) -> Image.Image:
-    """What `Image.open` does for one format, without trying others.
+    """Open a file as `Image.open` does, but as one format, without trying others.
 
     Nor does it load their decoders, or apply a limit of pixels that is one for the whole process.
     """

@@ -128,7 +128,7 @@ def _segments(data: bytes) -> list[tuple[int, int, int]]:
 
 
 def read_jpeg(data: bytes) -> Jpeg | None:
-    """What the markers of a file say; None without a scan."""
+    """Read the markers of a file; None without a scan."""
     segments = _segments(data)
     if not segments:
         return None

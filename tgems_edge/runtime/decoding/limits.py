@@ -1,4 +1,4 @@
-"""What a picture may cost: pixels, bytes and scans of one, and what all threads may hold together."""
+"""Limits on pictures: pixels, bytes and scans of one, and pixels that all threads may hold together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BYTES_PER_PIXEL = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """What one picture may take, and all that are decoded at the same time together."""
+    """Limits of one picture, and of all that are decoded at the same time."""
 
     pixels: int = MAX_PIXELS  # that are decoded
 
@@ -86,7 +86,7 @@ class Budget:
     """Something of which threads together hold at most a capacity; who finds too little left waits."""
 
     def __init__(self) -> None:
-        """With nothing held."""
+        """Start with nothing held."""
         self._held = 0
         self._changed = Condition()
 

@@ -1,4 +1,4 @@
-"""From the pixels of a file, whatever their type, to 8-bit RGB."""
+"""Convert the pixels of a file, whatever their type, to 8-bit RGB."""
 
 from __future__ import annotations
 

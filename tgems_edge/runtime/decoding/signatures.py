@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: a format that is decoded here, or what to call it and what to do."""
+"""Recognise a file by its first bytes: a format that is decoded here, or its name and what to do."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _gif_size(data: bytes) -> tuple[int, int]:
-    """Of the screen, or of a first frame that reaches beyond it."""
+    """Return the size of the screen, or of a first frame that reaches beyond it."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0)
     while data[at] == 0x21:  # extensions: a label, and blocks up to an empty one

@@ -87,7 +87,7 @@ class _Candidates:
     budget: float
 
     def decide(self, layers: Sequence[int]) -> Decision:
-        """What some of them decide together."""
+        """Return the decision of some of them together."""
         encoder, text = self.exits[0].encoder, self.exits[0].text
         chosen = [exit_ for exit_ in self.exits if exit_.card.layer in layers]
         counts = ExitGraph(encoder, [exit_.cut for exit_ in chosen], text).operations
@@ -121,7 +121,7 @@ def _noisy(
 
 
 def _activations(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """What the head of every exit reads, (n, D) each."""
+    """The activation that the head of every exit reads, (n, D) each."""
     read = find_readouts(model)
     session = open_on_one_thread(with_outputs(model, read))
     runs = in_order(partial(session.run, read), ({INPUT: batch} for batch in batches(pixels)))

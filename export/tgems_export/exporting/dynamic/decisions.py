@@ -1,4 +1,4 @@
-"""What several exits decide together, fitted on what the graph itself says of labelled pictures.
+"""Joint decisions of several exits, fitted on the graph's own answers to labelled pictures.
 
 Each exit has its own temperature; its gate sees the calibrated posterior. So a gate that was fitted on the
 graph in INT8 knows what INT8 does to it. n pictures, C classes.
@@ -35,13 +35,13 @@ __all__ = ["Decision", "ExitAnswers", "answer_all", "decide", "fit_right", "writ
 
 @dataclass(frozen=True)
 class ExitAnswers:
-    """What one exit says of all n pictures, whether they come to it or not."""
+    """Answers of one exit to all n pictures, whether they reach it or not."""
 
     rates: NDArray[np.float32]  # (n, C)
     spread: NDArray[np.float32] | None  # (n,); None at the last exit
 
     def right(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whose label it has, (n,)."""
+        """The labels, (n,)."""
         return self.rates.argmin(1) == labels
 
 
@@ -71,7 +71,7 @@ def fit_right(seen: NDArray[np.float64], right: Sequence[NDArray[np.bool_]], num
 def answer_all(
     model: onnx.ModelProto, layers: Sequence[int], batches: Iterable[NDArray[np.uint8]]
 ) -> list[ExitAnswers]:
-    """What every exit says of every picture.
+    """Return the answers of every exit to every picture.
 
     Args:
         model: what `to_onnx` made, quantised or not.

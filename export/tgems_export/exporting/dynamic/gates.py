@@ -1,4 +1,4 @@
-"""Who leaves at which exit: gates that are fitted, thresholds under a budget, and exits not worth having.
+"""Gates: fit them, choose thresholds under a budget, and drop exits that are not worth having.
 
 All of it is LRA-EE (arXiv 2605.26415). Eq. 4, on which `graph` acts: a picture leaves if
 
@@ -68,7 +68,7 @@ class GateFit:
     scale: Floats  # (3,) their standard deviations
 
     def scores(self, features: Floats) -> Floats:
-        """What is compared with the threshold, (n,), of features (n, 3); below 1, whatever is rounded."""
+        """Return the score (n,) of features (n, 3) for the threshold; below 1, whatever is rounded."""
         score = expit((features - self.mean) / self.scale @ self.weights + self.bias)
         return np.minimum(score, np.nextafter(NOTHING, 0))
 
@@ -97,7 +97,7 @@ def fold_threshold(weight: ArrayLike, bias: float, threshold: float) -> tuple[Fl
 
 
 def features(probabilities: NDArray[np.floating], spread: NDArray[np.floating]) -> Floats:
-    """What a gate looks at, (n, 3): confidence, margin, spread.
+    """Return the features of a gate, (n, 3): confidence, margin, spread.
 
     Args:
         probabilities: (n, C), C >= 2.
@@ -130,7 +130,7 @@ def fit_gate(features: Floats, target: Bools) -> GateFit:
 
 
 def exits_taken(go_on: Sequence[Bools]) -> NDArray[np.int64]:
-    """Which exit each picture leaves at, (n,), counted from 0.
+    """Return the exit that each picture leaves at, (n,), counted from 0.
 
     Args:
         go_on: (n,) for each exit but the last, whether its gate lets pictures go on.
@@ -200,7 +200,7 @@ def _improved(
 def _best(
     leaves: Sequence[Bools], correct: Sequence[Bools], operations: Sequence[float], budget: float
 ) -> tuple[int, float, tuple[np.intp, ...]]:
-    """Of all combinations: how many answers are right, operations of all pictures together, which choices.
+    """Return the right answers, the operations and the choices of all combinations.
 
     Combinations are multiplied out gate by gate, S of them so far; a product of matrices then counts, for
     each of them and each choice at the next gate, who leaves there.
@@ -231,7 +231,7 @@ def _best(
 
 
 def _count(coming: NDArray[np.float32], which: Bools) -> Floats:
-    """How many of those that come, (S, n), are among these, (m, n): (S, m), exact below 2^24 pictures."""
+    """Count those that come, (S, n), among these, (m, n): (S, m), exact below 2^24 pictures."""
     return (coming @ which.T.astype(np.float32)).astype(np.float64)
 
 
@@ -251,7 +251,7 @@ def inr(clean: Sequence[NDArray[np.floating]], noisy: Sequence[NDArray[np.floati
 
 
 def drop_noisy(ratios: ArrayLike) -> Bools:
-    """Which exits eq. 6 drops; never the last, which takes what is left."""
+    """Return the exits that eq. 6 drops; never the last, which takes what is left."""
     ratios = np.asarray(ratios, np.float64)
     noisy: Bools = ratios < DROPPED_BELOW * ratios.mean()
     noisy[-1] = False

@@ -1,4 +1,4 @@
-"""From the graph that computes every exit (`exit_graph`) to that of a file, in which pictures leave.
+"""Turn the graph that computes every exit (`exit_graph`) into that of a file, in which pictures leave.
 
 Two forms give the same answers. The flat one computes everything and chooses; the nested one has what is
 behind an exit in a branch of an `If`, which runs when any picture of the batch goes on, and in there the next
@@ -151,7 +151,7 @@ def _renamed(nodes: Sequence[NodeProto], names: Mapping[str, str]) -> list[NodeP
 
 
 def _cut(graph: GraphProto, layers: Sequence[int]) -> list[list[NodeProto]]:
-    """For each exit the nodes that its outputs depend on and that no earlier exit has, in their order."""
+    """Return the nodes of each exit that no earlier exit has, in their order."""
     taken: set[int] = set()
     segments = []
     for layer in layers:
@@ -242,7 +242,7 @@ def _own(graph: GraphProto, layer: int) -> list[str]:
 
 
 def _inputs(nodes: Iterable[NodeProto]) -> dict[str, None]:
-    """What nodes read, once each, in their order; an optional input that is left out has no name."""
+    """Return the names that nodes read, once each, in order, without inputs that are left out."""
     return dict.fromkeys(name for node in nodes for name in node.input if name)
 
 

@@ -1,4 +1,4 @@
-"""What an exit keeps of a tower and what it saves: parameters and operations, counted from shapes."""
+"""Costs of exits and of the full tower: parameters and operations, counted from shapes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Cost", "count_exit", "count_full"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one exit, or of the full tower. Of two operations, one multiplies and one adds."""
+    """Cost of one exit, or of the full tower. Of two operations, one multiplies and one adds."""
 
     parameters: int
     operations: int  # for one picture

@@ -49,7 +49,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a tower is cut, what is read there, and the head behind it."""
+    """A cut: the exit point, the pool that is read there, and the head behind it."""
 
     layer: int  # number of the exit point
     pool: Pool
@@ -83,7 +83,7 @@ class TowerGraph(nn.Module):
 
     @property
     def parts(self) -> dict[str, str]:
-        """By the name of a parameter, the part of the tower that it belongs to."""
+        """The part of the tower that each parameter belongs to, by its name."""
         modules = [("stem", self.stem), *((f"steps.{i}", step) for i, step in enumerate(self.steps))]
         return {
             f"{path}.{name}": title
@@ -109,7 +109,7 @@ class ExitGraph(nn.Module):
     """One exit or several of an image tower, from pixels to what each of them says."""
 
     def __init__(self, encoder: Encoder, cuts: Sequence[Cut], text: Tensor, precision: Precision = "fp32"):
-        """For classes with text embeddings (C, E); cuts in the order of their layers."""
+        """Build the graph for classes with text embeddings (C, E); cuts in the order of their layers."""
         super().__init__()
         tower, last = encoder.tower, cuts[-1]
         readouts = [tower.readout(tower.at(cut.layer), cut.pool, goes_on=cut is not last) for cut in cuts]
@@ -144,7 +144,7 @@ class ExitGraph(nn.Module):
 
     @property
     def parts(self) -> dict[str, str]:
-        """By the name of a parameter, the part of the tower that it belongs to."""
+        """The part of the tower that each parameter belongs to, by its name."""
         named = {f"tower.{name}": part for name, part in self.tower.parts.items()}
         for place, (readout, title) in enumerate(zip(self.readouts, self.readout_names, strict=True)):
             named |= {f"readouts.{place}.{name}": title for name, _ in readout.named_parameters()}
@@ -152,7 +152,7 @@ class ExitGraph(nn.Module):
 
     @property
     def head_layers(self) -> dict[str, int]:
-        """By the name of a parameter, the exit to whose head it belongs."""
+        """The exit to whose head each parameter belongs, by its name."""
         return {
             f"heads.{place}.{name}": layer
             for place, (layer, head) in enumerate(zip(self.layers, self.heads, strict=True))
@@ -164,7 +164,7 @@ class ExitGraph(nn.Module):
         return tuple(tensor for answer in self.answers(pixels) for tensor in answer)
 
     def answers(self, pixels: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """What each exit says; nothing behind an exit is computed before the next is asked for."""
+        """Yield the answer of each exit; nothing behind an exit is computed before the next is asked for."""
         states = enumerate(self.tower.states(pixels))
         number, state = next(states)
         exits = zip(self.layers, self.behind, self.readouts, self.heads, (*self.spreads, None), strict=True)

@@ -102,7 +102,7 @@ def label_weights(model: onnx.ModelProto, parts: Mapping[str, str], heads: Mappi
 
 
 def weight_labels(model: onnx.ModelProto) -> tuple[dict[str, str], dict[str, int]]:
-    """What `label_weights` wrote: the part of each weight of the tower, the exit of each weight of a head."""
+    """Read the labels: the part of each weight of the tower, the exit of each weight of a head."""
     held = {entry.key: entry.value for entry in model.metadata_props}
     return json.loads(held[PARTS]), json.loads(held[HEADS])
 
