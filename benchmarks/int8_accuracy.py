@@ -108,7 +108,7 @@ def measure_exit(
     best = {target: quantiser.best(target) for target in TARGETS}
     static = {target: cost(recipe) for target, recipe in best.items()}
     try:
-        recipe = quantiser.spare(best["generic"], Limits())
+        recipe = quantiser.keep_costly_parts(best["generic"], Limits())
         mixed = cost(recipe) if recipe.kept else static["generic"]
     except AccuracyError as error:
         reporter.say(str(error))

@@ -1,4 +1,4 @@
-"""What the inputs of products take on real pictures, and where to cut it off.
+"""Ranges of the activations around products on real pictures, and where to cut them off.
 
     minmax       everything that was seen
     percentile   all but a hundredth of a per cent at either end
@@ -40,7 +40,7 @@ Range = tuple[float, float]
 
 @dataclass
 class Seen:
-    """What one tensor took: a histogram between -limit and limit, which doubles when it is exceeded."""
+    """Values that a tensor took: a histogram between -limit and limit, which doubles when it is exceeded."""
 
     limit: float = 1e-6
     low: float = np.inf
@@ -49,7 +49,7 @@ class Seen:
     largest: NDArray[np.float32] | None = None  # (D,) magnitude of each channel
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Counts values (..., D)."""
+        """Count values (..., D)."""
         rows = values.reshape(-1, values.shape[-1])
         largest = np.abs(rows).max(0)
         self.largest = largest if self.largest is None else np.maximum(self.largest, largest)
@@ -61,13 +61,13 @@ class Seen:
         self.counts += np.bincount(bins.clip(0, BINS - 1), minlength=BINS)
 
     def _double(self) -> None:
-        """Twice the limit: pairs of bins become one, in the middle."""
+        """Double the limit: pairs of bins become one, in the middle."""
         self.limit *= 2
         merged = self.counts.reshape(-1, 2).sum(1)
         self.counts = np.pad(merged, BINS // 4)
 
     def range(self, method: RangeMethod) -> Range:
-        """The range to keep, which holds zero."""
+        """Return the range to keep, which holds zero."""
         if not self.counts.any():
             return 0.0, 0.0
         if method == "minmax":
@@ -82,7 +82,7 @@ class Seen:
         return min(0.0, float(max(low, self.low))), max(0.0, float(min(high, self.high)))
 
     def _entropy_cut(self) -> float:
-        """The magnitude to cut at."""
+        """Return the magnitude to cut at."""
         half = BINS // 2
         magnitudes = self.counts[half:] + self.counts[half - 1 :: -1]  # of 0 to the limit
         used = int(np.flatnonzero(magnitudes)[-1]) + 1
@@ -92,7 +92,7 @@ class Seen:
 
 
 def _divergence(magnitudes: NDArray[np.int64], kept: int) -> float:
-    """KL divergence of the first `kept` bins, with all that lies beyond in the last, from their levels."""
+    """Return the KL divergence of the first `kept` bins, the last with all beyond it, from their levels."""
     clipped = magnitudes[:kept].astype(np.float64)
     own = clipped.copy()
     clipped[-1] += magnitudes[kept:].sum()
@@ -109,7 +109,7 @@ def _divergence(magnitudes: NDArray[np.int64], kept: int) -> float:
 def observe(
     model: onnx.ModelProto, tensors: Sequence[str], batches: Iterable[NDArray[np.uint8]], task: Task
 ) -> dict[str, Seen]:
-    """Runs pictures through a graph and counts what some of its tensors take.
+    """Run pictures through a graph and count what some of its tensors take.
 
     Args:
         model: takes `pixels`.
@@ -130,7 +130,7 @@ def observe(
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
-    """The serialised graph, with some of its tensors as outputs."""
+    """Serialise the graph, with some of its tensors as outputs."""
     outputs = list(model.graph.output)
     known = {value.name for value in outputs}
     for name in tensors:
