@@ -129,10 +129,14 @@ def quantised(model, ranges):
     return {target: quantise(model, Recipe(target), ranges) for target in TARGETS}
 
 
-def see(model, pixels):
+def seen(model, pixels):
     names = [name for product in find_products(model) for name in product.activations]
     with QUIET.task("finding ranges", len(pixels)) as task:
-        return {name: seen.range("minmax") for name, seen in observe(model, names, [pixels], task).items()}
+        return observe(model, names, [pixels], task)
+
+
+def see(model, pixels):
+    return {name: tensor.range("minmax") for name, tensor in seen(model, pixels).items()}
 
 
 def rates(model, pixels):
@@ -244,7 +248,7 @@ class TestQuantise:
             reduced = INTEGERS[target].reduced and value.shape[1] > 1
             assert np.abs(value.astype(int)).reshape(len(value), -1).max(1).min() == (64 if reduced else 127)
         biases = [value for name, value in values.items() if name.endswith("bias_quantized")]
-        assert len(biases) == 6 and {value.dtype for value in biases} == {np.dtype(np.int32)}
+        assert len(biases) == 7 and {value.dtype for value in biases} == {np.dtype(np.int32)}
         assert not [name for name in values if name.endswith((".weight", ".bias")) and "head" not in name]
 
     def test_pixels_lose_nothing(self, quantised):
@@ -295,6 +299,22 @@ class TestQuantise:
                 value[0] = 1e-12
                 tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
         assert error(model, quantise(model, Recipe(), see(model, pixels)), pixels) < 0.02
+
+    @pytest.mark.parametrize("target", ASYMMETRIC)
+    def test_biases_make_up_for_what_rounding_shifts(self, pixels, target):
+        model = Net().conv("stem", bias=False).model()
+        for tensor in model.graph.initializer:
+            if tensor.name == "conv0.weight":  # most weights are a third of a level, so they round to zero
+                value = np.where(numpy_helper.to_array(tensor) > 0, 0.01, 0.01 / 300).astype(np.float32)
+                tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+        means = {name: tensor.means for name, tensor in seen(model, pixels).items()}
+        np.testing.assert_allclose(means["image"], pixels.mean((0, 1, 2)))
+        ranges, expected = see(model, pixels), rates(model, pixels)
+        shifts = [
+            np.abs((rates(quantise(model, Recipe(target), ranges, given), pixels) - expected).mean(0)).mean()
+            for given in (means, None)
+        ]
+        assert shifts[0] < 0.3 * shifts[1]
 
     def test_a_hard_swish_and_a_gate_read_maps_and_give_maps(self, pixels, tmp_path):
         net = Net().conv("stem", size=3).apply("HardSwish").conv("block 1", size=3, groups=WIDTH)

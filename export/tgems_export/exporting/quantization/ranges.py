@@ -5,9 +5,9 @@
     entropy      the cut that changes the distribution least: the smallest Kullback-Leibler divergence
                  between what was seen and its 256 levels (Migacz, TensorRT, GTC 2017)
 
-One pass over the pictures, a few at a time; what stays of each tensor is a histogram and the largest
-magnitude of each of its channels. So the memory does not grow with the pictures, nor the time with the
-methods.
+One pass over the pictures, a few at a time; what stays of each tensor is a histogram, and the largest
+magnitude or the mean of each of its channels. So the memory does not grow with the pictures, nor the time
+with the methods.
 """
 
 from __future__ import annotations
@@ -47,9 +47,20 @@ class Seen:
     high: float = -np.inf
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     largest: NDArray[np.float32] | None = None  # (D,) magnitude of each channel
+    total: NDArray[np.float64] | None = None  # (C,) of the means of maps (B, C, H, W)
+    maps: int = 0
+
+    @property
+    def means(self) -> NDArray[np.float64] | None:
+        """Mean of each channel (C,) of a map, None for another tensor."""
+        return None if self.total is None else self.total / self.maps
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Count values (..., D)."""
+        """Count values (..., D), or those of maps (B, C, H, W)."""
+        if values.ndim == 4:
+            total = values.mean((2, 3), dtype=np.float64).sum(0)
+            self.total = total if self.total is None else self.total + total
+            self.maps += len(values)
         rows = values.reshape(-1, values.shape[-1])
         largest = np.abs(rows).max(0)
         self.largest = largest if self.largest is None else np.maximum(self.largest, largest)

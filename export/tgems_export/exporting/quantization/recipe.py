@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -64,13 +65,19 @@ class Recipe:
     kept: tuple[str, ...] = ()  # parts that stay in fp32
 
 
-def quantise(model: onnx.ModelProto, recipe: Recipe, ranges: Mapping[str, Range]) -> onnx.ModelProto:
+def quantise(
+    model: onnx.ModelProto,
+    recipe: Recipe,
+    ranges: Mapping[str, Range],
+    means: Mapping[str, NDArray[np.float64]] | None = None,
+) -> onnx.ModelProto:
     """Return an INT8 copy of a graph.
 
     Args:
         model: in fp32, equalised already if the recipe says so.
         recipe: see `Recipe`.
         ranges: of the activations of every product, unless dynamic.
+        means: (C,) of the channels of every map, with which biases of convolutions are corrected.
     """
     products = [product for product in find_products(model) if product.part not in recipe.kept]
     matrices = [product for product in products if product.operator != "Conv"]
@@ -86,6 +93,7 @@ def quantise(model: onnx.ModelProto, recipe: Recipe, ranges: Mapping[str, Range]
             graph.graph,
             convolutions,
             ranges,
+            means or {},
             signed=integers.signed_maps,
             symmetric=integers.symmetric,
             reduced=integers.reduced,

@@ -136,7 +136,8 @@ class Quantiser:
             return quantise(self._graphs[False], recipe, {})
         seen = self._see(equalised=recipe.equalised)
         ranges = {name: tensor.range(recipe.ranges) for name, tensor in seen.items()}
-        return quantise(self._graphs[recipe.equalised], recipe, ranges)
+        means = {name: tensor.means for name, tensor in seen.items() if tensor.means is not None}
+        return quantise(self._graphs[recipe.equalised], recipe, ranges, means)
 
     def _see(self, *, equalised: bool) -> dict[str, Seen]:
         if equalised not in self._seen:
