@@ -2,7 +2,7 @@
 
     python benchmarks/models.py
 
-The same as `tgems-edge export --list-models`, grouped. Half a minute, no weights. Expect all towers whose
+The same as `tgems-edge models`, grouped. Half a minute, no weights. Expect all towers whose
 blocks have one width.
 """
 

@@ -72,7 +72,7 @@ def image_tower(encoder: Encoder) -> nn.Module:
 def exit_graph(encoder: Encoder, layer: int) -> ExitGraph:
     """Return the graph of one exit, with an untrained head and drawn class embeddings."""
     torch.manual_seed(0)
-    head = TGemHead(encoder.width, encoder.embedding_width, K).eval()
+    head = TGemHead(encoder.tower.points[-1].width, encoder.embedding_width, K).eval()
     text = nn.functional.normalize(torch.randn(CLASSES, encoder.embedding_width), dim=-1)
     return ExitGraph(encoder, [Cut(layer, "cls", head)], text)
 

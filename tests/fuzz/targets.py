@@ -158,8 +158,12 @@ def cache() -> Target:
     def run(data: bytes) -> None:
         readers[data[0] % len(readers) if data else 0](data[1:])
 
-    blocks, width = encoder.blocks, encoder.width
-    chunk = {name: torch.zeros(blocks, 4, width).half() for name in encoder.tower.pools}
+    blocks, width = encoder.blocks, encoder.tower.points[-1].width
+    chunk = {
+        f"{pool} {layer}": torch.zeros(4, width).half()
+        for pool in encoder.tower.pools
+        for layer in range(1, blocks + 1)
+    }
     chunk |= {"embedding": torch.zeros(4, encoder.embedding_width), "indices": torch.arange(4)}
     tiny = {"visual.conv1.weight": torch.zeros(2, 3), "text.x": torch.zeros(2).bfloat16()}
     pickled, legacy = io.BytesIO(), io.BytesIO()

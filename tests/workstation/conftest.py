@@ -70,12 +70,12 @@ def reporter():
 
 @pytest.fixture(scope="session")
 def random_head():
-    """random_head(encoder, k): a head whose weights and statistics are those of no training."""
+    """random_head(encoder, k, layer): a head whose weights and statistics are those of no training."""
 
-    def random_head(encoder, k=16):
+    def random_head(encoder, k=16, layer=1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(k)
-            head = TGemHead(encoder.width, encoder.embedding_width, k)
+            head = TGemHead(encoder.tower.at(layer).width, encoder.embedding_width, k)
             head.jumper.norm.running_mean.normal_()
             head.jumper.norm.running_var.uniform_(0.5, 2)
         return head.eval().requires_grad_(False)
@@ -119,7 +119,7 @@ def make_exit(random_head):
     """make_exit(encoder, layer, pool, ...): see `Exit`."""
 
     def make_exit(encoder, layer, pool, head=None, **options):
-        return Exit(encoder, layer, pool, head or random_head(encoder), **options)
+        return Exit(encoder, layer, pool, head or random_head(encoder, layer=layer), **options)
 
     return make_exit
 

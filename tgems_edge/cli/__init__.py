@@ -29,7 +29,7 @@ DEVICE_COMMANDS = {
     "doctor": "tgems_edge.cli.doctor",
     "bench": "tgems_edge.cli.bench",
 }
-WORKSTATION_COMMANDS = ("train", "export", "study")  # of the distribution tgems-export
+WORKSTATION_COMMANDS = ("train", "export", "study", "models")  # of the distribution tgems-export
 ENTRY_POINTS = "tgems_edge.commands"
 
 
@@ -83,8 +83,8 @@ def _root(
 ) -> None:
     """Make one small ONNX file from a CLIP and a list of class names, and run it on a device.
 
-    Workstation: train, export, study. Device: classify, evaluate, inspect, verify, doctor, bench. Each has
-    its own --help.
+    Workstation: train, export, study, models. Device: classify, evaluate, inspect, verify, doctor, bench.
+    Each has its own --help.
 
     Exit codes: 0 done, 1 finding (such as a picture that could not be read), 2 bad input or usage, or a
     machine that lacks a package, memory or disk, 3 parity failed, 4 accuracy gate failed, 70 internal error

@@ -201,7 +201,7 @@ def _explain_sets(coverage: float) -> str:
 
 
 def _describe_exits(card: Card, counts: Counter[int]) -> str:
-    return "exits: " + ", ".join(f"{counts[layer]} at {layer}" for layer in card.exit_layers)
+    return "exits: " + ", ".join(f"{counts[exit.layer]} at {exit.title}" for exit in card.exits)
 
 
 def _describe_speed(speeds: list[Speed]) -> str:
@@ -244,7 +244,8 @@ class _Table:
         self._uncertainty = uncertainty
         self._top = top
         self._width = max(width(printable(name)) for name in pictures)
-        self._exit_width = len(str(card.last_exit.layer)) if card.dynamic else 0
+        self._exits = {exit.layer: exit.title for exit in card.exits} if card.dynamic else {}
+        self._exit_width = max(map(len, self._exits.values()), default=0)
 
     def __call__(self, name: str, result: Result | ImageError) -> None:
         if isinstance(result, ImageError):
@@ -254,7 +255,7 @@ class _Table:
             print_lines(["  ".join(row)])
 
     def _exit(self, result: Result) -> list[str]:
-        return [f"exit {result.exit_layer:>{self._exit_width}}"] if self._exit_width else []
+        return [f"exit {self._exits[result.exit_layer]:>{self._exit_width}}"] if self._exit_width else []
 
     def _answer(self, result: Result) -> str:
         (row,) = result.answers.rows(top=self._top, uncertainty=self._uncertainty)

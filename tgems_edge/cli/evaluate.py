@@ -189,9 +189,9 @@ def _exits(evaluation: Evaluation) -> list[str]:
     rows = [["exit", "pictures", "share", "accuracy"]]
     for exit in evaluation.exits:
         accuracy = "-" if exit.accuracy is None else f"{exit.accuracy:.1%}"
-        rows.append([str(exit.layer), str(exit.images), f"{exit.share:.1%}", accuracy])
+        rows.append([exit.title, str(exit.images), f"{exit.share:.1%}", accuracy])
     last = evaluation.card.last_exit
-    relative = f"{evaluation.operations / (last.operations or 1):.0%} of exit {last.layer}'s"
+    relative = f"{evaluation.operations / (last.operations or 1):.0%} of exit {last.title}'s"
     return [*aligned(rows), f"operations per picture  {_operations(evaluation.operations)} ({relative})"]
 
 

@@ -27,8 +27,8 @@ FINDING = 1
 WIDTH = 80  # columns of a terminal
 MOST_CLASSES = 20  # names of classes that are shown
 MOST_PARTS = 60  # names of operators, packages and other parts that are shown
-TOKENS = {"cls": "class token", "mean": "mean of the patch tokens"}
-HEADS = {"tgem": "T-GEM", "ssa": "SSA head"}
+POOLS = {"cls": "class token", "mean": "mean over the positions", "embedding": "joint embedding"}
+HEADS = {"tgem": "T-GEM", "ssa": "SSA head", "zero-shot": "zero-shot head"}
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,9 @@ def _describe_exits(card: Card) -> str:
     last, operations = card.last_exit, card.mean_operations
     head = HEADS[last.head_kind]
     if operations is None:
-        return f"block {last.layer}, {TOKENS[last.pool]}, {head}, K {last.k}"
-    blocks = _list(map(str, card.exit_layers))
-    return f"blocks {blocks}, {head}; on average {operations:.0%} of the full tower's operations"
+        return f"{last.title}, {POOLS[last.pool]}, {head}, K {last.k}"
+    titles = _list([exit.title for exit in card.exits])
+    return f"{titles}, {head}; on average {operations:.0%} of the full tower's operations"
 
 
 def _exits(card: Card, dynamic: Dynamic) -> list[str]:
@@ -163,7 +163,7 @@ def _exits(card: Card, dynamic: Dynamic) -> list[str]:
         share = f"{exit.calibration.share:.1%}" if exit.calibration else "-"
         operations = f"{(exit.operations or 0) / (card.last_exit.operations or 1):.0%}"
         threshold = f"{exit.gate.threshold:.3f}" if exit.gate else "-"
-        rows.append([str(exit.layer), share, operations, threshold, str(exit.k), TOKENS[exit.pool]])
+        rows.append([exit.title, share, operations, threshold, str(exit.k), POOLS[exit.pool]])
     return [*aligned(rows), *(f"no exit {layer}: {reason}" for layer, reason in dynamic.dropped.items())]
 
 

@@ -49,6 +49,7 @@ class ExitShare:
     """The pictures that one exit of a dynamic file answered."""
 
     layer: int
+    title: str  # of its exit point
     images: int
     share: float  # of all
     accuracy: float | None  # None without pictures
@@ -251,10 +252,12 @@ def _measure_exits(
 ) -> tuple[ExitShare, ...] | None:
     if card.dynamic is None:
         return None
-    answered = {layer: right[exit_layers == layer] for layer in card.exit_layers}
+    answered = {exit: right[exit_layers == exit.layer] for exit in card.exits}
     return tuple(
-        ExitShare(layer, len(its), len(its) / len(right), float(its.mean()) if len(its) else None)
-        for layer, its in answered.items()
+        ExitShare(
+            exit.layer, exit.title, len(its), len(its) / len(right), float(its.mean()) if len(its) else None
+        )
+        for exit, its in answered.items()
     )
 
 

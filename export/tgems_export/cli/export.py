@@ -18,8 +18,6 @@ from tgems_edge.runtime.decoding.limits import set_limit
 
 if TYPE_CHECKING:
     from tgems_edge.model_file.card import Accuracy, Card, Dynamic, Quantisation
-    from tgems_edge.progress import Reporter
-    from tgems_export.encoders.catalogue import Architecture
     from tgems_export.exporting.sealing import ModelFile
 
 MOST_CLASSES = 20  # that are named
@@ -29,7 +27,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def export(
-    layer: Annotated[int, typer.Option(help="Block to exit at.")] = 5,
+    layer: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Exit point: a block of a ViT (5), the end of a stage (5) or a block of it (5.2), or full.",
+        ),
+    ] = "5",
     head: Annotated[
         Path | None,
         typer.Option(metavar="FILE|DIR|NAME", help="From `train`, or demo (the default), or demo-190."),
@@ -115,9 +119,6 @@ def export(
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 18,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The model file.")] = Path("model.onnx"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
-    list_models: Annotated[
-        bool, typer.Option("--list-models", help="Which of open_clip's architectures can be cut, and stop.")
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines on standard output.")] = False,
     ignore_icc: IgnoreIcc = False,
     max_pixels: MaxPixels = None,
@@ -125,7 +126,7 @@ def export(
         bool, typer.Option("--quiet", "-q", help="Nothing on standard error but warnings.")
     ] = False,
 ) -> None:
-    """Freeze one exit into one ONNX file.
+    """Export one exit, or several, as one ONNX file.
 
     The file holds the image tower up to the block, the head, the class tables and a card that
     describes it. It is compared with PyTorch before it is written; if it differs, nothing is written
@@ -148,9 +149,6 @@ def export(
 
     set_limit(max_pixels)
     reporter = Reporter(quiet=quiet)
-    if list_models:
-        _list_models(reporter, as_json)
-        return
     started = perf_counter()
     listed = read_class_file(classes) if classes else None
     if exits and not dynamic:
@@ -183,33 +181,12 @@ def _check_range(option: str, value: float, most: int) -> None:
         raise InputError(f"{option} {value:g}: give a number from 0 to {most}")
 
 
-def _read_exits(text: str | None) -> tuple[int, ...]:
-    """Layers of `3,5,8`."""
+def _read_exits(text: str | None) -> tuple[str, ...]:
+    """Split `3,5,8` into its layers."""
     layers = [part.strip() for part in (text or "").split(",")]
-    if len(layers) < 2 or not all(part.isdecimal() for part in layers):
+    if len(layers) < 2 or not all(layers):
         raise InputError(f"--exits {text or 'is missing'}: give two or more layers, such as --exits 3,5,8")
-    return tuple(int(part) for part in layers)
-
-
-def _list_models(reporter: Reporter, as_json: bool) -> None:
-    from tgems_export.encoders.catalogue import list_architectures
-
-    for architecture in list_architectures(reporter):
-        if as_json:
-            print_json(dataclasses.asdict(architecture))
-        else:
-            print_lines([_described(architecture)])
-
-
-def _described(architecture: Architecture) -> str:
-    if architecture.reason:
-        return f"❌ {architecture.name:<34} {architecture.reason}"
-    height, width = architecture.image_size
-    pools = " or ".join(architecture.pools)
-    return (
-        f"✅ {architecture.name:<34} {architecture.blocks} blocks, width {architecture.width:>4}, "
-        f"{height}x{width}, {architecture.parameters / 1e6:>6.1f} M, exits read {pools}"
-    )
+    return tuple(layers)
 
 
 def _as_json(file: ModelFile, seconds: float) -> dict[str, Any]:
@@ -220,6 +197,7 @@ def _as_json(file: ModelFile, seconds: float) -> dict[str, Any]:
         "bytes": file.size,
         "seconds": round(seconds, 1),
         "layer": card.last_exit.layer,
+        "layer_name": card.last_exit.title,
         "classes": card.classes,
         "classes_not_trained": card.classes_not_trained,
         "input": card.input,
@@ -297,7 +275,7 @@ def _dynamic_as_json(card: Card) -> dict[str, Any] | None:
 
 def _dynamic(card: Card, made: Dynamic) -> str:
     shares = ", ".join(
-        f"{exit_.calibration.share:.0%} at {exit_.layer}" for exit_ in card.exits if exit_.calibration
+        f"{exit_.calibration.share:.0%} at {exit_.title}" for exit_ in card.exits if exit_.calibration
     )
     took = f"{card.mean_operations:.1%} of the full tower's operations (budget {made.budget:.0%})"
     return f"   exits     {shares} of the pictures that calibrate; a mean one takes {took}"

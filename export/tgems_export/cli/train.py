@@ -23,14 +23,21 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Image folder, DATA/<class>/*.jpg.")],
-    layer: Annotated[list[int] | None, typer.Option(help="Block to exit at; may repeat. Default: 5.")] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Exit point: a block of a ViT (5), the end of a stage (5) or a block of it (5.2), or full. "
+            "May repeat. Default: 5.",
+        ),
+    ] = None,
     head_kind: Annotated[
         Literal["tgem", "ssa"],
         typer.Option(help="ssa: the MLP of LRA-EE; no --k, --epochs or --loss, and the pool is the mean."),
     ] = "tgem",
     encoder: Annotated[
         str,
-        typer.Option(help="A CLIP: see `export --list-models`; local-dir:PATH, hf-hub:ORG/NAME, or demo."),
+        typer.Option(help="A CLIP: see `tgems-edge models`; local-dir:PATH, hf-hub:ORG/NAME, or demo."),
     ] = "demo",
     pretrained: Annotated[
         str | None,
@@ -53,12 +60,12 @@ def train(
     ] = "default",
     k: Annotated[
         int | None,
-        typer.Option(min=1, help="K, the Jumper's width; at most the encoder's. Default: 128."),
+        typer.Option(min=1, help="K, the Jumper's width; at most the activation's. Default: 128, or less."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the pictures. Default: 120.")] = None,
     pool: Annotated[
         Literal["auto", "cls", "mean"],
-        typer.Option(help="CLS token, mean patch token, or the better one of each layer."),
+        typer.Option(help="Class token, mean over the positions, or the better one at each layer."),
     ] = "auto",
     loss: Annotated[
         Literal["tgems", "rate", "cosine", "paper"] | None,
@@ -111,16 +118,17 @@ def train(
         folder = read_labelled(data, listed.names, listed.folders) if listed else read_labelled(data)
         names = folder.classes
     report_left_out(folder, reporter)
+    colour: Colour | None = None if ignore_icc else "srgb"
+    clip = load_encoder(encoder, pretrained, device=choose_device(device), colour=colour)
     settings = TrainingSettings(
-        layers=tuple(dict.fromkeys(layer or [5])),
+        layers=tuple(dict.fromkeys(clip.point(name).number for name in layer or ["5"])),
         classes=names,
         templates=load_templates(templates),
         labels=labels,
         pool=pool,
         head=kind.make_settings(seed=seed, **options),
     )
-    colour: Colour | None = None if ignore_icc else "srgb"
-    clip = load_encoder(encoder, pretrained, device=choose_device(device), colour=colour)
     print_lines(train_heads(clip, folder, settings, out, reporter, overwrite=overwrite))
-    command = f"tgems-edge export --layer {settings.layers[-1]}{kind.option} --head {shlex.quote(str(out))}"
+    last = clip.tower.at(settings.layers[-1]).name
+    command = f"tgems-edge export --layer {last}{kind.option} --head {shlex.quote(str(out))}"
     reporter.say(f"next: {command}")

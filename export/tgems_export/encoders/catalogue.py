@@ -9,7 +9,7 @@ import open_clip
 from tgems_edge.errors import EncoderError
 from tgems_edge.progress import Reporter
 from tgems_export.encoders.checkpoints.loading import outlined_tower
-from tgems_export.encoders.towers.base import Pool
+from tgems_export.encoders.towers.base import ExitPoint, Pool
 from tgems_export.encoders.towers.families import kind_of, read_tower
 
 __all__ = ["Architecture", "list_architectures", "read_architecture"]
@@ -26,8 +26,10 @@ class Architecture:
     tags: tuple[str, ...]  # of its trained weights
     reason: str | None = None
     blocks: int | None = None  # and below: None, or empty, for a tower that cannot be cut
-    width: int | None = None  # D
+    width: int | None = None  # D behind the last block
     pools: tuple[Pool, ...] = ()
+    operations: int | None = None  # of one picture
+    points: tuple[ExitPoint, ...] = ()  # `full` is the last
 
 
 def list_architectures(reporter: Reporter) -> list[Architecture]:
@@ -60,4 +62,11 @@ def read_architecture(name: str) -> Architecture:
         tower = read_tower(module)
     except EncoderError as error:
         return replace(architecture, reason=str(error))
-    return replace(architecture, blocks=len(tower.points), width=tower.points[-1].width, pools=tower.pools)
+    return replace(
+        architecture,
+        blocks=len(tower.points),
+        width=tower.points[-1].width,
+        pools=tower.pools,
+        operations=tower.operations,
+        points=(*tower.points, tower.full),
+    )

@@ -52,11 +52,6 @@ class Encoder:
         return len(self.tower.points)
 
     @property
-    def width(self) -> int:
-        """D, the width of the image tower."""
-        return self.tower.points[-1].width
-
-    @property
     def preprocessing(self) -> Preprocessing:
         """What the tower expects of pictures."""
         config = self.transform
@@ -80,7 +75,8 @@ class Encoder:
         """
         found = self.tower.activations(self.normalise(pixels))
         return Activations(
-            {pool: values.cpu() for pool, values in found.pools.items()}, found.embedding.cpu()
+            {pool: tuple(value.cpu() for value in values) for pool, values in found.pools.items()},
+            found.embedding.cpu(),
         )
 
     @torch.no_grad()
@@ -89,10 +85,10 @@ class Encoder:
 
         Args:
             images: float (B, 3, H, W), scaled and normalised.
-            layer: block, counted from 1.
-            pool: the class token or the mean of the patch tokens.
+            layer: number of the exit point.
+            pool: one of its pools.
         """
-        return self.tower.activation(images.to(self.device), self.point(layer), pool).cpu()
+        return self.tower.activation(images.to(self.device), self.tower.at(layer), pool).cpu()
 
     def normalise(self, pixels: np.ndarray) -> Tensor:
         """uint8 (B, H, W, 3) to what the tower expects, float (B, 3, H, W)."""
@@ -117,10 +113,11 @@ class Encoder:
             listed = str(error).removeprefix("it ")
             raise EncoderError(f"layer {layer}: {self.id.name} {listed}") from None
 
-    def check_pool(self, pool: Pool) -> None:
-        """Raises EncoderError for a pool that this tower does not have."""
-        if pool not in self.tower.pools:
-            raise EncoderError(f"--pool {pool}: {self.id.name} has no class token; give --pool mean")
+    def check_pool(self, point: ExitPoint, pool: Pool) -> None:
+        """Raises EncoderError for a pool that an exit point does not have."""
+        if pool not in point.pools:
+            others = " or ".join(f"--pool {other}" for other in ("auto", *point.pools))
+            raise EncoderError(f"--pool {pool}: not at layer {point.name} of {self.id.name}; give {others}")
 
 
 def load_encoder(
@@ -176,8 +173,8 @@ def _read_tower(module: nn.Module, name: str) -> Tower:
         return read_tower(module)
     except EncoderError as error:
         raise EncoderError(
-            f"{name}: {error}; use a ViT such as ViT-B-32, ViT-B-16-SigLIP or, small, PE-Core-T-16-384 "
-            "(all: tgems-edge export --list-models)"
+            f"{name}: {error}; use one such as ViT-B-32, ViT-B-16-SigLIP or, small, MobileCLIP2-S0 "
+            "(all: tgems-edge models)"
         ) from None
 
 

@@ -1,7 +1,7 @@
 """Activations of an image folder, computed once and kept on disk.
 
-The encoder is frozen, so the CLS token and the mean patch token behind every block, and the full
-tower's embedding, are all that training ever needs of a picture. They are kept in chunks of a fixed
+The encoder is frozen, so its activations at every exit point, and the full tower's embedding, are all that
+training ever needs of a picture. They are kept in chunks of a fixed
 number of pictures under a key of encoder weights, preprocessing and data; each chunk is written
 atomically, so interrupted work goes on with the next chunk and ends with the same bytes. A chunk that does
 not hold what it held when it was written, or not what this encoder says, is made again.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ from tgems_edge.runtime.images import read_pixels
 from tgems_edge.sources.data import ImageFolder
 from tgems_export.cache import cache_root, usable_cache
 from tgems_export.encoders.encoder import Encoder
-from tgems_export.encoders.towers.base import Pool
+from tgems_export.encoders.towers.base import ExitPoint, Pool
 from tgems_export.tensors import DIGEST_KEY, read_tensors, write_tensors
 
 __all__ = ["Features", "compute_features"]
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 CHUNK = 256  # pictures a file: a minute of ViT-L-14 on two cores is what an interruption may cost
 BATCH = 64
 
@@ -48,12 +48,14 @@ class Features:
     indices: NDArray[np.int64]  # (n,) which pictures of the folder
 
     def activations(self, layer: int, pool: Pool) -> Tensor:
-        """Float (n, D) behind block `layer`, counted from 1."""
-        return torch.cat([_slice(chunk, pool, layer - 1) for chunk in self.chunks]).float()
+        """Float (n, D) at the exit point with the number `layer`."""
+        if pool == "embedding":
+            return self.embeddings()
+        return torch.cat([_read(chunk, _tensor_name(pool, layer)) for chunk in self.chunks]).float()
 
     def embeddings(self) -> Tensor:
         """Float (n, E), the full tower's answers, of length 1."""
-        return torch.cat([_slice(chunk, "embedding") for chunk in self.chunks]).float()
+        return torch.cat([_read(chunk, "embedding") for chunk in self.chunks]).float()
 
 
 def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) -> Features:
@@ -74,7 +76,7 @@ def compute_features(encoder: Encoder, folder: ImageFolder, reporter: Reporter) 
             for chunk, wanted in missing.items():
                 _compute_chunk(encoder, folder, wanted, chunk, reporter)
                 task.advance(len(wanted))
-    indices = np.concatenate([_slice(chunk, "indices").numpy() for chunk in chunks])
+    indices = np.concatenate([_read(chunk, "indices").numpy() for chunk in chunks])
     if len(indices) == 0:
         raise DataError(f"{folder.root}: none of its {total} pictures can be read")
     if len(indices) < total:
@@ -121,8 +123,8 @@ def _is_complete(chunk: Path, encoder: Encoder, members: range) -> bool:
         indices = tensors["indices"]
     except (OSError, SafetensorError, ValueError, KeyError):
         return False
-    pools, count = encoder.tower.pools, indices.numel()
-    expected = dict.fromkeys(pools, (torch.float16, (encoder.blocks, count, encoder.width))) | {
+    count = indices.numel()
+    expected = {name: (torch.float16, (count, point.width)) for name, _, point in _activations(encoder)} | {
         "embedding": (torch.float32, (count, encoder.embedding_width)),
         "indices": (torch.int64, (count,)),
     }
@@ -149,20 +151,28 @@ def _compute_chunk(
     height, width = encoder.preprocessing.size
     pixels = np.stack([p for _, p in readable]) if readable else np.empty((0, height, width, 3), np.uint8)
     parts = [encoder.activations(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
-    none, no_embedding = (
-        torch.empty(encoder.blocks, 0, encoder.width),
-        torch.empty(0, encoder.embedding_width),
-    )
+    no_embedding = torch.empty(0, encoder.embedding_width)
     tensors = {
         "embedding": torch.cat([part.embedding for part in parts] or [no_embedding]),
         "indices": torch.tensor([index for index, _ in readable], dtype=torch.int64),
     }
-    for pool in encoder.tower.pools:
-        tensors[pool] = torch.cat([part.pools[pool] for part in parts] or [none], dim=1).half()
+    for name, pool, point in _activations(encoder):
+        none = torch.empty(0, point.width)
+        tensors[name] = torch.cat([part.pools[pool][point.number - 1] for part in parts] or [none]).half()
     write_tensors(chunk, tensors, {})
 
 
-def _slice(chunk: Path, name: str, block: int | None = None) -> Tensor:
+def _activations(encoder: Encoder) -> Iterator[tuple[str, Pool, ExitPoint]]:
+    """The tensors of a chunk, by name, with what they hold."""
+    for point in encoder.tower.points:
+        for pool in encoder.tower.pools:
+            yield _tensor_name(pool, point.number), pool, point
+
+
+def _tensor_name(pool: Pool, layer: int) -> str:
+    return f"{pool} {layer}"
+
+
+def _read(chunk: Path, name: str) -> Tensor:
     with safe_open(chunk, "pt") as tensors:
-        view = tensors.get_slice(name)
-        return view[:] if block is None else view[block]
+        return tensors.get_tensor(name)

@@ -12,7 +12,8 @@ from tgems_edge.errors import HeadError, InputError
 from tgems_edge.model_file.card import Exit as CardExit
 from tgems_export.encoders.checkpoints.loading import DEMO
 from tgems_export.encoders.encoder import Encoder, load_encoder
-from tgems_export.encoders.prompts import class_embeddings, encode_prompts
+from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates
+from tgems_export.encoders.towers.base import FULL
 from tgems_export.exporting.graph.exit_graph import Cut
 from tgems_export.exporting.settings import ExitSettings
 from tgems_export.heads.base import ExitHead
@@ -25,6 +26,7 @@ from tgems_export.heads.file import (
     load_trained_pictures,
 )
 from tgems_export.heads.registry import DEFAULT_KIND, KINDS, HeadKind
+from tgems_export.heads.zero_shot import ZeroShotHead
 from tgems_export.threads import one_thread
 
 __all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "load_exits"]
@@ -52,8 +54,9 @@ class Exit:
 
     def describe(self, operations: int) -> CardExit:
         """The exit as the card of the file has it, before anything is fitted."""
-        card = self.card
-        return CardExit(card.layer, card.k, card.pool, card.head_kind, operations, None, None)
+        card, point = self.card, self.encoder.tower.at(self.card.layer)
+        name = None if point.name == str(point.number) else point.name
+        return CardExit(card.layer, card.k, card.pool, card.head_kind, operations, None, None, name)
 
 
 @one_thread()
@@ -67,6 +70,8 @@ def load_exits(settings: ExitSettings) -> list[Exit]:
         DataError: a class name that the prompts cannot hold.
     """
     encoder, pretrained = settings.encoder, settings.pretrained
+    if settings.layers == (FULL,) and settings.head is None:
+        return [_zero_shot(settings)]
     if settings.head is None and encoder not in (None, DEMO):
         raise HeadError(f"--encoder {encoder}: give --head; `tgems-edge train --encoder {encoder}` makes one")
     folder = NAMED_HEADS.get(settings.head, settings.head) if settings.head else DEMO_HEADS
@@ -106,6 +111,39 @@ def load_exits(settings: ExitSettings) -> list[Exit]:
         Exit(clip, trained, card, classes, text, load_trained_pictures(path, card))
         for path, (trained, card) in zip(files, loaded, strict=True)
     ]
+
+
+def _zero_shot(settings: ExitSettings) -> Exit:
+    """The exit of a file for names alone: the joint embedding beside the texts of the classes."""
+    encoder = load_encoder(
+        settings.encoder or DEMO,
+        settings.pretrained,
+        colour=None if settings.ignore_profiles else "srgb",
+    )
+    if not settings.classes:
+        raise InputError("--layer full without --head knows names alone; give --classes FILE")
+    templates = load_templates().train
+    text = class_embeddings(encode_prompts(encoder, settings.classes, templates))
+    head = ZeroShotHead(encoder.embedding_width, encoder.text.logit_scale).eval()
+    card = HeadCard(
+        encoder=encoder.id,
+        preprocessing=encoder.preprocessing,
+        layer=encoder.tower.full.number,
+        pool="embedding",
+        k=head.k,
+        classes=(),
+        templates=templates,
+        templates_held_out=(),
+        settings={},
+        data_sha256="",
+        pictures=0,
+        accuracy=0.0,
+        accuracy_held_out_templates=None,
+        warnings=(),
+        versions={},
+        kind="zero-shot",
+    )
+    return Exit(encoder, head, card, settings.classes, text, trained_on=[])
 
 
 def _any_head(folder: Path, kind: HeadKind) -> Path:

@@ -1,4 +1,4 @@
-"""What every head is: something behind an exit that says how well each class fits an activation."""
+"""The interface of every head: how well each class fits an activation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 __all__ = ["ExitHead", "HeadKindName"]
 
-HeadKindName = Literal["tgem", "ssa"]
+HeadKindName = Literal["tgem", "ssa", "zero-shot"]
 
 
 class ExitHead(nn.Module, ABC):
-    """What stands behind a block and says how well each class fits an activation.
+    """The network behind an exit that says how well each class fits an activation.
 
     Whatever its kind, softmax(-K R / T) is its posterior (`tgems_edge.maths.rates`).
     """

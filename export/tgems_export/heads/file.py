@@ -209,7 +209,7 @@ def load_head(path: Path, encoder: Encoder, kind: HeadKindName = DEFAULT_KIND) -
             f"{path}: trained on pictures that were resized or normalised otherwise than {encoder.id.name} "
             f"({encoder.id.pretrained}) has it now; train a head for this encoder"
         )
-    head = KINDS[kind].make(encoder.width, encoder.embedding_width, card.k)
+    head = KINDS[kind].make(encoder.tower.at(card.layer).width, encoder.embedding_width, card.k)
     try:
         head.load_state_dict(weights)
     except RuntimeError as error:

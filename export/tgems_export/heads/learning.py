@@ -26,7 +26,7 @@ from tgems_export.encoders.prompts import (
     encode_prompts,
     teacher_targets,
 )
-from tgems_export.encoders.towers.base import Pool
+from tgems_export.encoders.towers.base import ExitPoint, Pool
 from tgems_export.heads.base import ExitHead
 from tgems_export.heads.file import (
     HeadCard,
@@ -45,7 +45,11 @@ from tgems_export.splits import split
 __all__ = ["TrainingSettings", "train_heads"]
 
 VALIDATION_SHARE = 0.1
-POOL_TITLES: dict[Pool, str] = {"cls": "the class token", "mean": "the mean of the patch tokens"}
+POOL_TITLES: dict[Pool, str] = {
+    "cls": "the class token",
+    "mean": "the mean over the positions",
+    "embedding": "the joint embedding",
+}
 EPOCHS_BETWEEN_NOTES = 5
 
 
@@ -53,11 +57,11 @@ EPOCHS_BETWEEN_NOTES = 5
 class TrainingSettings:
     """What is to be trained on a folder."""
 
-    layers: tuple[int, ...]
+    layers: tuple[int, ...]  # numbers of exit points
     classes: tuple[str, ...]
     templates: Templates
     labels: Literal["folders", "teacher"] = "folders"
-    pool: Literal["auto", "cls", "mean"] = "auto"
+    pool: Literal["auto"] | Pool = "auto"
     head: HeadSettings = field(default_factory=TGemSettings)
 
     @property
@@ -71,7 +75,6 @@ class _Material:
     """What all layers share: n readable pictures, split, and the texts of the classes."""
 
     features: Features
-    pools: tuple[Pool, ...]  # that the tower has and the head may read
     targets: Tensor  # (n, C)
     train: Tensor  # indices into n
     validation: Tensor  # indices into n
@@ -122,7 +125,8 @@ def train_heads(
     if pending:
         material = _prepare(encoder, folder, settings, reporter)
         for path, card in pending:
-            head, trained = _train_layer(material, card, settings, reporter)
+            point = encoder.tower.at(card.layer)
+            head, trained = _train_layer(material, point, card, settings, reporter)
             try:
                 save_head(path, head, trained, overwrite=overwrite)
                 _report(trained, path, settings, reporter)
@@ -149,15 +153,21 @@ def _card_before_training(
     encoder: Encoder, folder: ImageFolder, settings: TrainingSettings, layer: int
 ) -> HeadCard:
     """Everything about a head that is known before it is trained; the rest is left empty."""
-    encoder.point(layer)
+    point = encoder.tower.at(layer)
     if settings.pool != "auto":
-        encoder.check_pool(settings.pool)
+        encoder.check_pool(point, settings.pool)
+    if not settings.head.pools(point.pools):
+        raise InputError(
+            f"layer {point.name}: an {settings.kind.title} head does not read {POOL_TITLES[point.pools[0]]}"
+        )
     return HeadCard(
         encoder=encoder.id,
         preprocessing=encoder.preprocessing,
         layer=layer,
         pool="cls",
-        k=settings.head.compared_in(encoder.width, encoder.embedding_width, encoder.id.name),
+        k=settings.head.compared_in(
+            point.width, encoder.embedding_width, f"layer {point.name} of {encoder.id.name}"
+        ),
         classes=settings.classes,
         templates=settings.templates.train,
         templates_held_out=settings.templates.held_out,
@@ -216,7 +226,6 @@ def _prepare(
         )
     return _Material(
         features=features,
-        pools=settings.head.pools(encoder.tower.pools),
         targets=targets,
         train=torch.from_numpy(train),
         validation=torch.from_numpy(validation),
@@ -228,19 +237,19 @@ def _prepare(
 
 
 def _train_layer(
-    material: _Material, card: HeadCard, settings: TrainingSettings, reporter: Reporter
+    material: _Material, point: ExitPoint, card: HeadCard, settings: TrainingSettings, reporter: Reporter
 ) -> tuple[ExitHead, HeadCard]:
     """A head, and its card with what was learnt."""
     head_settings = settings.head
     teacher = Teacher(material.features.embeddings()[material.train], material.logit_scale)
     pool = settings.pool
     if pool == "auto":
-        pool = _choose_pool(material, card.layer, head_settings, teacher, reporter)
+        pool = _choose_pool(material, point, head_settings, teacher, reporter)
     card = dataclasses.replace(card, pool=pool)
     data = _training_set(material, card.layer, pool)
     checkpoint = _checkpoint(card, reporter)
     epochs = head_settings.epochs_for(len(data.activations))
-    with reporter.task(f"layer {card.layer}, {pool}", epochs, unit="epochs") as task:
+    with reporter.task(f"layer {point.name}, {pool}", epochs, unit="epochs") as task:
         note = _noter(task, epochs)
         head = head_settings.train(data, teacher, layer=card.layer, checkpoint=checkpoint, on_epoch=note)
     figures = head_settings.examine(head, data, material.held_out_text, card.classes)
@@ -248,20 +257,21 @@ def _train_layer(
 
 
 def _choose_pool(
-    material: _Material, layer: int, settings: HeadSettings, teacher: Teacher, reporter: Reporter
+    material: _Material, point: ExitPoint, settings: HeadSettings, teacher: Teacher, reporter: Reporter
 ) -> Pool:
     """The pool that does better on held-out pictures after a short training."""
-    if len(material.pools) == 1:
-        return material.pools[0]
+    pools = settings.pools(point.pools)
+    if len(pools) == 1:
+        return pools[0]
     trial = settings.trial()
     accuracy: dict[Pool, float] = {}
-    for pool in material.pools:
-        data = _training_set(material, layer, pool)
-        accuracy[pool] = validate(trial.train(data, teacher, layer=layer), data)
+    for pool in pools:
+        data = _training_set(material, point.number, pool)
+        accuracy[pool] = validate(trial.train(data, teacher, layer=point.number), data)
     epochs = trial.epochs_for(len(material.train))
     found = ", ".join(f"{pool} {value:.1%}" for pool, value in accuracy.items())
-    reporter.say(f"layer {layer}: after {epochs} epochs {found} on held-out pictures")
-    return max(material.pools, key=lambda pool: accuracy[pool])
+    reporter.say(f"layer {point.name}: after {epochs} epochs {found} on held-out pictures")
+    return max(pools, key=lambda pool: accuracy[pool])
 
 
 def _training_set(material: _Material, layer: int, pool: Pool) -> TrainingSet:

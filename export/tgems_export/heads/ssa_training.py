@@ -67,7 +67,7 @@ class SsaSettings(HeadSettings):
 
     def pools(self, available: tuple[Pool, ...]) -> tuple[Pool, ...]:
         """See `HeadSettings`: it reads the mean of the patch tokens."""
-        return ("mean",)
+        return tuple(pool for pool in available if pool == "mean")
 
     def epochs_for(self, pictures: int) -> int:
         """See `HeadSettings`."""

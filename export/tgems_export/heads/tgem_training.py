@@ -42,6 +42,7 @@ from tgems_export.threads import one_thread
 
 __all__ = ["TGemSettings", "train_tgem_head"]
 
+DEFAULT_K = 128
 TRIAL_SHARE = 8  # of the epochs, after which the better pool shows
 
 
@@ -49,7 +50,7 @@ TRIAL_SHARE = 8  # of the epochs, after which the better pool shows
 class TGemSettings(HeadSettings):
     """How a head is trained; the reason stands beside each value."""
 
-    k: int = 128  # the paper: enough, and 4 % of one block of ViT-B/32
+    k: int | None = None  # 128, or D where that is less; the paper: enough, and 4 % of one block of ViT-B/32
     epochs: int = 120  # the paper
     loss: LossName = "tgems"
     seed: int = 0
@@ -63,6 +64,8 @@ class TGemSettings(HeadSettings):
 
     def compared_in(self, width: int, embedding_width: int, whose: str) -> int:
         """See `HeadSettings`; a Jumper only makes an activation narrower."""
+        if self.k is None:
+            return min(DEFAULT_K, width)
         if self.k > width:
             raise DataError(f"--k {self.k}: at most {width}, the width of {whose}")
         return self.k
@@ -135,8 +138,9 @@ def train_tgem_head(
     generator = torch.Generator()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_seed(settings.seed, layer, 0))
-        head = make(data.activations.shape[1], data.prompts.shape[2], settings.k)
-    loss = Loss(settings.loss, settings.k)
+        width, embedding_width = data.activations.shape[1], data.prompts.shape[2]
+        head = make(width, embedding_width, settings.compared_in(width, embedding_width, "the activation"))
+    loss = Loss(settings.loss, head.k)
     optimiser = _optimiser(head, loss, settings)
     first = _resume(checkpoint, head, loss, optimiser)
     with one_thread():

@@ -72,7 +72,7 @@ class Material:
 
     layers: int
     pools: tuple[Pool, ...]
-    width: int  # D
+    widths: tuple[int, ...]  # D at each exit point
     classes: tuple[str, ...]
     training: Pictures
     calibration: Pictures
@@ -136,7 +136,7 @@ def gather(
     material = Material(
         layers=encoder.blocks,
         pools=encoder.tower.pools,
-        width=encoder.width,
+        widths=tuple(point.width for point in encoder.tower.points),
         classes=training.classes,
         training=pictures["training"],
         calibration=pictures["calibration"],

@@ -25,7 +25,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from tgems_edge.errors import DataError, ImageError
+from tgems_edge.errors import DataError, EncoderError, ImageError
 from tgems_edge.model_file.card import Preprocessing
 from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
@@ -33,6 +33,7 @@ from tgems_edge.runtime.images import read_pixels
 from tgems_edge.runtime.session import open_session
 from tgems_edge.sources.data import ImageFolder
 from tgems_export.encoders.encoder import Encoder
+from tgems_export.encoders.towers.vit import ViT
 from tgems_export.exporting.graph.exit_graph import TowerGraph
 from tgems_export.exporting.graph.onnx_graph import OPSETS, to_onnx
 from tgems_export.exporting.quantization.equalisation import equalise
@@ -117,13 +118,16 @@ def measure_noise(
         measured: others, on which the noise is measured.
         reporter: where progress goes.
     """
-    graph = TowerGraph(encoder, len(encoder.tower.points))
+    tower = encoder.tower
+    if not isinstance(tower, ViT):
+        raise EncoderError(f"{encoder.id.name}: --noise compares blocks of one width; give a ViT")
+    graph = TowerGraph(encoder, len(tower.points))
     reporter.say(f"writing all blocks of {encoder.id.name} as a graph")
     model = to_onnx(graph, encoder.preprocessing.size, OPSETS.start)
     exact = _open(model)
     sessions = {name: _open(quantised) for name, quantised in _quantised(model, observed, reporter)}
     drifts = {name: Drift() for name in sessions}
-    prefix = encoder.tower.prefix
+    prefix = tower.prefix
     added, means = [], []
     with reporter.task("measuring noise", len(measured), unit="pictures") as task:
         # One at a time, as on a device: a dynamic range is that of all that is computed at once.

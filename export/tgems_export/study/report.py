@@ -67,9 +67,9 @@ def make_report(
         DataError: a folder that cannot be used, or K too large.
         InputError: something else is in the way.
     """
-    encoder.point(plan.layer)
-    if plan.k > encoder.width:
-        raise DataError(f"--k {plan.k}: at most {encoder.width}, the width of {encoder.id.name}")
+    encoder.tower.at(plan.layer)
+    if plan.k > (widest := max(point.width for point in encoder.tower.points)):
+        raise DataError(f"--k {plan.k}: at most {widest}, the width of {encoder.id.name}")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file, not a folder; give another --out")
     material, digests = gather(encoder, folders, templates, reporter)
@@ -103,7 +103,7 @@ def identify(
     encoder: Encoder, material: Material, digests: dict[str, str], templates: Templates, plan: Plan
 ) -> dict[str, Any]:
     """What a study is of; equal identities have equal figures."""
-    exits = [count_exit(encoder, layer, plan.k, material.text) for layer in range(1, encoder.blocks + 1)]
+    exits = [count_exit(encoder, point, plan.k, material.text) for point in encoder.tower.points]
     return {
         "schema_version": SCHEMA_VERSION,
         "encoder": dataclasses.asdict(encoder.id),

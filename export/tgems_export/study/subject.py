@@ -20,7 +20,7 @@ class Subject:
 
     layers: int
     pools: tuple[Pool, ...]
-    width: int  # D
+    width: int  # D at the last exit point
     classes: tuple[str, ...]  # C
     training: tuple[int, ...]  # (C,) pictures of each class
     calibration: int  # pictures
@@ -41,7 +41,7 @@ class Subject:
         return cls(
             layers=material.layers,
             pools=material.pools,
-            width=material.width,
+            width=material.widths[-1],
             classes=material.classes,
             training=by_class(material.training.labels),
             calibration=len(material.calibration.rows),

@@ -94,6 +94,7 @@ def measure_head(material: Material, variation: Variation) -> Iterator[tuple[str
         return head.rates(activations, words).numpy()
 
     unseen = material.evaluation.activations(layer, pool)
+    width = unseen.shape[1]
     labels = material.evaluation.labels
     yield "watched", float((predict(head, watching[0], text) == watching[1]).float().mean())
     yield from measure_answers(rates(unseen), labels)
@@ -110,7 +111,7 @@ def measure_head(material: Material, variation: Variation) -> Iterator[tuple[str
         rates(unseen),
         labels,
         {what: rates(p.activations(layer, pool)) for what, p in material.unknown.items()},
-        variation.k if variation.jumper else material.width,
+        min(variation.k, width) if variation.jumper else width,
     )
 
 
@@ -125,7 +126,8 @@ def _train(material: Material, variation: Variation) -> tuple[TGemHead, tuple[Te
     else:
         targets = nn.functional.one_hot(labels, len(material.classes)).float()
     prompts = _prompts(material, variation)
-    settings = TGemSettings(k=variation.k, loss=variation.loss, seed=variation.seed)
+    width = activations.shape[1]
+    settings = TGemSettings(k=min(variation.k, width), loss=variation.loss, seed=variation.seed)
     data = TrainingSet(
         activations=activations[train],
         targets=targets[train],

@@ -240,7 +240,7 @@ class TestPretraining:
         assert training["curve"][-1]["accuracy_0"] == training["curve"][-1]["accuracy_1"] == 1
         assert training["curve"][-1]["step"] == 8 * 162 // 16 and training["device"] == "cpu"
         encoder = load_encoder(f"local-dir:{out}")
-        assert (encoder.width, encoder.blocks, encoder.preprocessing.size) == (32, 12, (64, 64))
+        assert (encoder.tower.points[-1].width, encoder.blocks, encoder.preprocessing.size) == (32, 12, (64, 64))
         assert "non-commercial" in encoder.licence
         text = encoder.text.encode([f"a photo of a {name}." for name in COLOURS])
         answers = (encoder.activations(pictures.pixels[:60]).embedding @ text.T).argmax(1)
@@ -354,6 +354,6 @@ class TestCommand:
         options = ("--recipe", "cpu", "--batch", "24", "--epochs", "1", "--quiet")
         done = self.run("pretrain", packs, "--out", tmp_path / "clip", *options, "--device", "cpu")
         assert (done.returncode, done.stderr) == (0, "")
-        assert load_encoder(f"local-dir:{tmp_path / 'clip'}").width == 128
+        assert load_encoder(f"local-dir:{tmp_path / 'clip'}").tower.points[-1].width == 128
         done = self.run("unpack", tmp_path / "pictures", packs / TRAINING[0], packs / TRAINING[1])
         assert done.stdout == f"75 pictures in {tmp_path / 'pictures'}\n"

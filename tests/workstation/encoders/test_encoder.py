@@ -40,7 +40,7 @@ def test_demo_is_what_open_clips_factory_makes_of_its_folder(encoder):
 
 def test_demo_states_its_terms_and_its_shape(encoder):
     assert encoder.id.name == "demo" and "CIFAR-10" in encoder.licence
-    assert (encoder.blocks, encoder.width, encoder.embedding_width) == (12, 128, 128)
+    assert (encoder.blocks, encoder.tower.points[-1].width, encoder.embedding_width) == (12, 128, 128)
     assert encoder.preprocessing.size == (64, 64)
 
 
@@ -188,8 +188,8 @@ def test_a_folder_that_lacks_a_file_is_refused(folder, file, message):
     ("vision", "message"),
     [
         (
-            {"layers": [1, 1, 1, 1], "width": 8},
-            "a ModifiedResNet .*: its stages shrink the picture.*; use a ViT such as",
+            {"timm_model_name": "resnet18", "timm_pool": "avg", "timm_proj": "linear"},
+            "a ResNet .*, which is not among those that can be cut; use one such as",
         ),
         ({"scaled_cosine_attn": True}, "has logit_scale, which the graph has not"),
     ],

@@ -73,7 +73,7 @@ def test_the_jumper_has_unit_variance_whatever_it_reads(scale):
 
 def test_the_folded_jumper_is_the_jumper(encoder, random_head):
     jumper = random_head(encoder).jumper
-    activations = torch.randn(9, encoder.width)
+    activations = torch.randn(9, encoder.tower.points[-1].width)
     weight, bias = jumper.folded()
     torch.testing.assert_close(activations @ weight.T + bias, jumper(activations), rtol=1e-5, atol=1e-5)
 
@@ -90,7 +90,7 @@ def test_sigma_stays_between_floor_and_cap_for_any_text_and_any_weights(seed, si
 
 def test_rates_of_a_head_are_eq_1(encoder, random_head):
     head = random_head(encoder)
-    activations, text = torch.randn(5, encoder.width), torch.randn(3, encoder.embedding_width)
+    activations, text = torch.randn(5, encoder.tower.points[-1].width), torch.randn(3, encoder.embedding_width)
     mu, variance = head.tgem(text)
     expected = class_rates(head.jumper(activations).numpy(), mu.numpy(), variance.numpy())
     torch.testing.assert_close(head.rates(activations, text).numpy(), expected, rtol=1e-4, atol=1e-4)

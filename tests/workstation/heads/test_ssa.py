@@ -55,7 +55,7 @@ def random_ssa(encoder):
     """A head whose weights are those of no training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = SsaHead(encoder.width, encoder.embedding_width)
+        head = SsaHead(encoder.tower.points[-1].width, encoder.embedding_width)
         head.norm.weight.data.uniform_(0.5, 2)
         head.norm.bias.data.normal_()
     return head.eval().requires_grad_(False)

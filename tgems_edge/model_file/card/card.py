@@ -169,7 +169,7 @@ class Card:
     @property
     def description(self) -> str:
         """What the file recognises, and with what, in a few words."""
-        exits = ("exits " if self.dynamic else "exit ") + ", ".join(map(str, self.exit_layers))
+        exits = ("exits " if self.dynamic else "exit ") + ", ".join(exit.title for exit in self.exits)
         precision = "" if self.precision == "fp32" else f", {self.precision}"
         return f"{len(self.classes)} classes, {exits} of {self.encoder.name}{precision}"
 

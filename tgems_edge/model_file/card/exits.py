@@ -10,7 +10,7 @@ from tgems_edge.model_file.card.require import require
 
 __all__ = ["Dynamic", "Exit", "ExitCalibration", "ExitGate", "HeadKind", "validate_exits"]
 
-HeadKind = Literal["tgem", "ssa"]
+HeadKind = Literal["tgem", "ssa", "zero-shot"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,17 @@ class Exit:
 
     layer: int  # the block, counted from 1
     k: int  # K, the width in which the head compares: of the Jumper's output, or E of an SSA head
-    pool: Literal["cls", "mean"]  # which token the head reads
+    pool: Literal["cls", "mean", "embedding"]  # what the head reads: class token, mean, joint embedding
     head_kind: HeadKind
     operations: int | None  # floating-point, for one picture that leaves here; None in files that do not say
     gate: ExitGate | None  # None at the last exit, which everything leaves
     calibration: ExitCalibration | None
+    name: str | None = None  # of the exit point where it is not the number: `5.2`, or `full`
+
+    @property
+    def title(self) -> str:
+        """The name of the exit point, as `--layer` takes it."""
+        return self.name or str(self.layer)
 
     @property
     def temperature(self) -> float:

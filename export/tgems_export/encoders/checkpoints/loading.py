@@ -93,7 +93,7 @@ def model_config(name: str) -> dict[str, Any]:
         nearest = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
         examples = ", ".join(nearest or ["ViT-B-32", "ViT-L-14"])
         raise EncoderError(
-            f"{name}: open_clip has no such model; nearest: {examples}; all: tgems-edge export --list-models"
+            f"{name}: open_clip has no such model; nearest: {examples}; all: tgems-edge models"
         )
     with one_line(name, "its configuration"):
         check_config(config, name, folder)

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from timm.models import eva
 from timm.models import vision_transformer as vit
+from timm.models.convnext import ConvNeXt
+from timm.models.efficientnet import EfficientNet
+from timm.models.fastvit import FastVit
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
+from timm.models.vitamin import MbConvStages
 from torch import nn
 
 from tgems_edge.errors import EncoderError
+from tgems_export.encoders.towers import efficientnet, fastvit, hybrids, pyramids, resnet
 from tgems_export.encoders.towers.base import Tower
 from tgems_export.encoders.towers.openclip_vit import OpenClipViT
+from tgems_export.encoders.towers.staged import StagedTower, Structure
 from tgems_export.encoders.towers.timm_vit import TimmViT
 
 __all__ = ["kind_of", "read_tower"]
 
-PYRAMID = "its stages shrink the picture, so its blocks are no chain of one width"
-NOT_A_CHAIN = {
-    "ModifiedResNet (open_clip)": PYRAMID,
-    "ConvNeXt (timm)": PYRAMID,
-    "FastVit (timm)": PYRAMID,
-    "SwinTransformer (timm)": PYRAMID,
-    "VisionTransformerRelPos (timm)": "its attention has relative positions, which the graph has not",
+# By the kind of timm's network, its structure.
+STRUCTURES: dict[type[nn.Module], Callable[[TimmModel], Structure]] = {
+    ConvNeXt: pyramids.convnext_structure,
+    EfficientNet: efficientnet.structure,
+    FastVit: fastvit.structure,
+    MobileNetV3: efficientnet.structure,
+    SwinTransformer: pyramids.swin_structure,
+    VisionTransformerRelPos: hybrids.relative_structure,
 }
 
 
@@ -33,10 +47,30 @@ def read_tower(module: nn.Module) -> Tower:
     """
     if isinstance(module, VisionTransformer):
         return OpenClipViT(module)
-    if isinstance(module, TimmModel) and type(module.trunk) in (vit.VisionTransformer, eva.Eva):
-        return TimmViT(module)
-    why = NOT_A_CHAIN.get(kind_of(module), "not one of the ViTs that can be cut")
-    raise EncoderError(f"its image tower is a {kind_of(module)}: {why}")
+    if isinstance(module, ModifiedResNet):
+        return _staged(module, resnet.structure)
+    if isinstance(module, TimmModel):
+        trunk: Any = module.trunk
+        if type(trunk) is vit.VisionTransformer and _has_stages(trunk):
+            return _staged(module, hybrids.vitamin_structure)
+        if type(trunk) in (vit.VisionTransformer, eva.Eva):
+            return TimmViT(module)
+        if type(trunk) is FastVit:
+            module = fastvit.inference_form(module)
+        if type(trunk) in STRUCTURES:
+            return _staged(module, STRUCTURES[type(trunk)])
+    raise EncoderError(f"its image tower is a {kind_of(module)}, which is not among those that can be cut")
+
+
+def _has_stages(trunk: vit.VisionTransformer) -> bool:
+    """Whether stages of convolutions make the tokens of a ViT."""
+    return isinstance(getattr(trunk.patch_embed, "backbone", None), MbConvStages)
+
+
+def _staged(module: Any, read: Callable[[Any], Structure]) -> StagedTower:
+    size = module.image_size
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return StagedTower(module, read(module), (height, width))
 
 
 def kind_of(module: nn.Module) -> str:

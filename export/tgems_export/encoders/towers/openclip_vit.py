@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from open_clip.transformer import Attention as OpenClipAttention
 from open_clip.transformer import (
-    AttentionalPooler,
     CustomResidualAttentionBlock,
     ResidualAttentionBlock,
     VisionTransformer,
 )
-from torch import nn
+from torch import Tensor, nn
 
-from tgems_export.encoders.towers.operations import count_attention
 from tgems_export.encoders.towers.parts import (
     Attention,
     Block,
@@ -93,17 +92,24 @@ class OpenClipViT(ViT):
         named = self.module.named_parameters()
         return sum(parameter.numel() for name, parameter in named if name.split(".")[0] in held)
 
-    def count_behind(self) -> int:
+    def embed(self) -> nn.Module:
         """See `ViT`."""
-        module = self.module
-        total = 0 if module.proj is None else 2 * module.proj.numel()
-        if module.attn_pool is not None:
-            total += _count_query_pool(module.attn_pool, self.tokens)
-            if module.attn_pool_contrastive is not None:
-                cascade = module.attn_pool_type == "cascade"
-                seen = len(module.attn_pool.query) if cascade else self.tokens
-                total += _count_query_pool(module.attn_pool_contrastive, seen)
-        return total
+        return _Embed(self.module)
+
+
+class _Embed(nn.Module):
+    """Pooling and projection, tokens (B, L, D) to (B, E)."""
+
+    def __init__(self, module: VisionTransformer):
+        super().__init__()
+        # Without its stem and its blocks, which the graph has in its own form.
+        self.library = copy.copy(module)
+        self.library._modules = dict(module._modules)
+        self.library.conv1 = self.library.transformer = nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        pooled, _ = self.library._pool(tokens)
+        return pooled if self.library.proj is None else pooled @ self.library.proj
 
 
 def _joint_attention(attention: nn.MultiheadAttention) -> Attention:
@@ -125,11 +131,3 @@ def _custom_attention(attention: Any) -> Attention:
         key_norm=norm(attention.ln_k),
         norm=norm(attention.ln_inner),
     )
-
-
-def _count_query_pool(pool: AttentionalPooler, tokens: int) -> int:
-    """open_clip's, of CoCa: many queries of width D attend to the tokens."""
-    queries, width = pool.query.shape
-    in_and_out = 2 * queries * 2 * width * width
-    keys_and_values = 2 * tokens * width * (pool.attn.kdim + pool.attn.vdim)
-    return in_and_out + keys_and_values + count_attention(queries, tokens, width)

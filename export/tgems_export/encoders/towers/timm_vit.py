@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from open_clip.timm_model import TimmModel
 from timm.layers import Attention as TimmAttention
-from timm.layers import AttentionPoolLatent, AttentionRope, GELUTanh, Mlp, PatchEmbed, SwiGLU
+from timm.layers import AttentionRope, GELUTanh, Mlp, PatchEmbed, SwiGLU
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from timm.models import eva
 from timm.models import vision_transformer as vit
 from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
-from torch import nn
+from torch import Tensor, nn
 
 from tgems_edge.errors import EncoderError
-from tgems_export.encoders.towers.operations import count_attention, count_linears
 from tgems_export.encoders.towers.parts import (
     Attention,
     Block,
@@ -73,10 +73,10 @@ class TimmViT(ViT):
         trunk = self.trunk
         tokens = [token[0].detach() for token in (trunk.cls_token, trunk.reg_token) if token is not None]
         zeros = next(trunk.parameters()).new_zeros
-        prefix = torch.cat(tokens) if tokens else zeros(0, self.width)
+        prefix = torch.cat(tokens) if tokens else zeros(0, trunk.embed_dim)
         grid = trunk.patch_embed.num_patches
         if trunk.pos_embed is None:
-            positions = zeros(grid, self.width)
+            positions = zeros(grid, trunk.embed_dim)
         elif trunk.no_embed_class:
             positions = trunk.pos_embed[0].detach()
         else:
@@ -157,11 +157,24 @@ class TimmViT(ViT):
         named = self.trunk.named_parameters()
         return sum(parameter.numel() for name, parameter in named if name.split(".")[0] in held)
 
-    def count_behind(self) -> int:
+    def embed(self) -> nn.Module:
         """See `ViT`."""
-        pool = getattr(self.trunk, "attn_pool", None)
-        pooling = 0 if pool is None else _count_latent_pool(pool, self.tokens)
-        return pooling + count_linears(1, self.trunk.head) + count_linears(1, self.module.head)
+        return _Embed(self.module)
+
+
+class _Embed(nn.Module):
+    """Pooling and projection, tokens (B, L, D) to (B, E)."""
+
+    def __init__(self, module: TimmModel):
+        super().__init__()
+        # Without its stem and its blocks, which the graph has in its own form.
+        self.trunk = copy.copy(module.trunk)
+        self.trunk._modules = dict(module.trunk._modules)
+        self.trunk.patch_embed = self.trunk.blocks = nn.Identity()
+        self.head = module.head
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.trunk.forward_head(self.trunk.norm(tokens)))
 
 
 def _convolutions(embed: Any) -> nn.Sequential:
@@ -173,15 +186,3 @@ def _convolutions(embed: Any) -> nn.Sequential:
         if isinstance(embed.proj, nn.Identity) and first.padding == (0, 0):
             return nn.Sequential(*embed.backbone)
     raise EncoderError("it is a hybrid: convolutional stages come before its residual blocks")
-
-
-def _count_latent_pool(pool: Any, tokens: int) -> int:
-    """timm's: a latent query attends to the tokens; an MLP follows."""
-    if not isinstance(pool, AttentionPoolLatent):
-        raise EncoderError(
-            f"its tokens are pooled by a {type(pool).__name__}, whose operations are not known"
-        )
-    queries, keys_and_values = pool.latent_len, pool.kv
-    per_query = count_linears(queries, pool) - count_linears(queries, keys_and_values)
-    attention = count_attention(queries, tokens, keys_and_values.out_features // 2)
-    return per_query + count_linears(tokens, keys_and_values) + attention

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from tgems_edge.model_file.card import Preprocessing
 from tgems_export.encoders.towers.base import Activations, ExitPoint, Part, Pool, Readout, Tower
 from tgems_export.encoders.towers.blocks import Embedding, ExitBlock, ResidualBlock
-from tgems_export.encoders.towers.operations import count_attention, count_convolutions, count_linears
+from tgems_export.encoders.towers.operations import (
+    count_attention,
+    count_convolutions,
+    count_linears,
+    count_operations,
+)
 from tgems_export.encoders.towers.parts import Block, Stem
 
 __all__ = ["ViT"]
@@ -27,9 +32,8 @@ class ViT(Tower):
     def __init__(
         self, module: Any, blocks: Iterable[nn.Module], width: int, prefix: int, *, has_class_token: bool
     ):
-        """Of blocks of width D, with P prefix tokens, the class token first."""
+        """Read a tower of blocks of width D, with P prefix tokens, the class token first."""
         self.module = module
-        self.width = width
         self.prefix = prefix
         stem = self.describe_stem()
         self.tokens = len(stem.prefix) + len(stem.positions)
@@ -41,8 +45,10 @@ class ViT(Tower):
         for number, block in enumerate(blocks, start=1):
             operations += _count_block(self.describe_block(number - 1), self.tokens)
             parameters += sum(parameter.numel() for parameter in block.parameters())
-            points.append(ExitPoint(str(number), number, width, pools, operations, parameters))
-        super().__init__(module, size, points, operations + self.count_behind())
+            points.append(ExitPoint(str(number), number, width, self.tokens, pools, operations, parameters))
+        tokens = torch.empty(1, self.tokens, width, device="meta")
+        self._behind_operations, embedding = count_operations(self.embed(), tokens)
+        super().__init__(module, size, points, operations + self._behind_operations, embedding.shape[1])
 
     @abstractmethod
     def describe_stem(self) -> Stem:
@@ -57,8 +63,8 @@ class ViT(Tower):
         """Parameters in front of the first block."""
 
     @abstractmethod
-    def count_behind(self) -> int:
-        """Operations of one picture behind the last block: pooling and projection."""
+    def embed(self) -> nn.Module:
+        """The library's own pooling and projection: tokens (B, L, D) behind the last block to (B, E)."""
 
     def stem(self, preprocessing: Preprocessing) -> Part:
         """See `Tower`."""
@@ -81,23 +87,30 @@ class ViT(Tower):
         one row more is a few per cent of a block. One that reads the mean of the patch tokens has its gate
         look at their spread as well, which takes the whole block; so that is computed once and shared.
         """
+        if point is self.full:
+            behind = Part("projection", _Embedded(self.embed()), self._behind_operations)
+            return Readout(len(self.points), behind)
         if pool == "mean" and goes_on:
             return Readout(point.number, Part("mean", _Mean(self.prefix), 0))
         module = ExitBlock(self.describe_block(point.number - 1), pool, self.prefix)
         return Readout(point.number - 1, Part("last block", module, module.operations(self.tokens)))
 
-    def spread(self) -> nn.Module:
+    def spread(self, point: ExitPoint) -> nn.Module:
         """See `Tower`."""
         return _Spread(self.prefix)
 
     def activations(self, images: Tensor) -> Activations:
         """See `Tower`."""
         result = self._intermediates(images)
-        pools = {pool: torch.stack(self._pooled(result, pool)) for pool in self.pools}
+        pools: dict[Pool, tuple[Tensor, ...]] = {
+            pool: tuple(self._pooled(result, pool)) for pool in self.pools
+        }
         return Activations(pools, nn.functional.normalize(result["image_features"], dim=-1))
 
     def activation(self, images: Tensor, point: ExitPoint, pool: Pool) -> Tensor:
         """See `Tower`."""
+        if point is self.full:
+            return nn.functional.normalize(self.module(images), dim=-1)
         only = {"indices": [point.number - 1], "stop_early": True, "intermediates_only": True}
         return self._pooled(self._intermediates(images, **only), pool)[0]
 
@@ -113,6 +126,17 @@ class ViT(Tower):
         if pool == "cls":
             return [prefix[:, 0] for prefix in result["image_intermediates_prefix"]]
         return [patches.mean(1) for patches in result["image_intermediates"]]
+
+
+class _Embedded(nn.Module):
+    """The joint embedding of tokens, (L, B, D) to (B, E), of length 1."""
+
+    def __init__(self, embed: nn.Module):
+        super().__init__()
+        self.embed = embed
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return nn.functional.normalize(self.embed(tokens.transpose(0, 1)), dim=-1)
 
 
 class _Mean(nn.Module):

@@ -112,15 +112,13 @@ class ExitGraph(nn.Module):
         """For classes with text embeddings (C, E); cuts in the order of their layers."""
         super().__init__()
         tower, last = encoder.tower, cuts[-1]
-        readouts = [
-            tower.readout(tower.points[cut.layer - 1], cut.pool, goes_on=cut is not last) for cut in cuts
-        ]
+        readouts = [tower.readout(tower.at(cut.layer), cut.pool, goes_on=cut is not last) for cut in cuts]
         self.layers = [cut.layer for cut in cuts]
         self.behind = [readout.behind for readout in readouts]  # the states that the exits read
         self.tower = TowerGraph(encoder, self.behind[-1], precision)
         self.readouts = nn.ModuleList(readout.part.module for readout in readouts).to(self.tower.dtype)
         self.heads = nn.ModuleList(cut.head.readout(text) for cut in cuts)
-        self.spread = tower.spread()
+        self.spreads = nn.ModuleList(tower.spread(tower.at(cut.layer)) for cut in cuts[:-1])
         self.readout_names = [
             _named(readout.part, place, len(cuts)) for place, readout in enumerate(readouts)
         ]
@@ -169,17 +167,16 @@ class ExitGraph(nn.Module):
         """What each exit says; nothing behind an exit is computed before the next is asked for."""
         states = enumerate(self.tower.states(pixels))
         number, state = next(states)
-        for layer, behind, readout, head in zip(
-            self.layers, self.behind, self.readouts, self.heads, strict=True
-        ):
+        exits = zip(self.layers, self.behind, self.readouts, self.heads, (*self.spreads, None), strict=True)
+        for layer, behind, readout, head, measure_spread in exits:
             while number < behind:
                 number, state = next(states)
             rates = head(readout(state).float())
             probabilities = torch.softmax(self.get_buffer(f"{POSTERIOR_SCALE}_{layer}") * rates, 1)
-            if layer == self.layers[-1]:
+            if measure_spread is None:  # the last
                 yield rates, probabilities
             else:
-                spread = self.spread(state)
+                spread = measure_spread(state)
                 yield rates, probabilities, spread, self._go_on(layer, probabilities, spread)
 
     def _go_on(self, layer: int, probabilities: Tensor, spread: Tensor) -> Tensor:
