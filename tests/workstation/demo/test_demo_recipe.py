@@ -240,7 +240,11 @@ class TestPretraining:
         assert training["curve"][-1]["accuracy_0"] == training["curve"][-1]["accuracy_1"] == 1
         assert training["curve"][-1]["step"] == 8 * 162 // 16 and training["device"] == "cpu"
         encoder = load_encoder(f"local-dir:{out}")
-        assert (encoder.tower.points[-1].width, encoder.blocks, encoder.preprocessing.size) == (32, 12, (64, 64))
+        assert (encoder.tower.points[-1].width, encoder.blocks, encoder.preprocessing.size) == (
+            32,
+            12,
+            (64, 64),
+        )
         assert "non-commercial" in encoder.licence
         text = encoder.text.encode([f"a photo of a {name}." for name in COLOURS])
         answers = (encoder.activations(pictures.pixels[:60]).embedding @ text.T).argmax(1)

@@ -84,7 +84,9 @@ def test_stages_and_their_blocks_have_names(small):
     assert [point.number for point in tower.points] == list(range(1, 17))
     assert tower.point("5.3") is tower.point("5") is tower.at(11)
     assert tower.point("full").number == 17 and tower.point("full").pools == ("embedding",)
-    assert [point.operations for point in tower.points] == sorted({point.operations for point in tower.points})
+    assert [point.operations for point in tower.points] == sorted(
+        {point.operations for point in tower.points}
+    )
     assert tower.full.operations == tower.operations > tower.points[-1].operations
     assert tower.full.parameters == tower.parameters > tower.points[-1].parameters
 
@@ -103,7 +105,9 @@ def test_what_is_known_of_efficientnet_lite2():
 
 
 def test_a_point_that_is_not_there_is_answered_by_the_nearest_and_their_cost(small):
-    with pytest.raises(EncoderError, match=r"layer 5\.9: .* nearest: 5\.1 \(\d+% of the operations\), 5\.2 \(.*\), 5 \("):
+    with pytest.raises(
+        EncoderError, match=r"layer 5\.9: .* nearest: 5\.1 \(\d+% of the operations\), 5\.2 \(.*\), 5 \("
+    ):
         small("efficientnet").point("5.9")
     with pytest.raises(EncoderError, match="nearest: 1 "):
         small("efficientnet").point("conv")

@@ -12,14 +12,16 @@ from onnx import TensorProto, helper, numpy_helper
 from tgems_edge.errors import InputError
 from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
+from tgems_edge.runtime.images import to_pixels
 from tgems_edge.runtime.session import open_session
-from tgems_export.exporting.graph.onnx_graph import label_weights
+from tgems_export.encoders.encoder import load_encoder
+from tgems_export.exporting.graph.onnx_graph import label_weights, to_onnx
 from tgems_export.exporting.quantization.convolutions import levels
 from tgems_export.exporting.quantization.int8 import make_int8
 from tgems_export.exporting.quantization.products import find_products
 from tgems_export.exporting.quantization.ranges import observe
 from tgems_export.exporting.quantization.recipe import INTEGERS, Recipe, quantise
-from tgems_export.exporting.quantization.search import Limits, Quantiser
+from tgems_export.exporting.quantization.search import LEAST_PICTURES, Limits, Quantiser
 from tgems_export.exporting.settings import GraphSettings, Int8Settings
 from tgems_export.pictures import draw_many
 
@@ -362,3 +364,18 @@ class TestMatrices:
 def test_int8_dynamic_of_convolutions_alone_is_refused(model):
     with pytest.raises(InputError, match=r"^--precision int8-dynamic: .* give --precision int8$"):
         make_int8(model, GraphSettings(precision="int8-dynamic"), Int8Settings(), None, None, None, QUIET)
+
+
+@pytest.mark.slow
+def test_an_exit_of_an_efficientnet_is_computed_in_integers(tiny, make_exit, tmp_path):
+    vision = {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear"}
+    encoder = load_encoder(tiny("tiny-lite", vision | {"image_size": 64}, embed_dim=16), "random")
+    model = to_onnx(make_exit(encoder, 4, "mean", pictures=1).graph, encoder.preprocessing.size, 18)
+    products = find_products(model)
+    assert {"stem", "block 1 depthwise", "block 2.1 depthwise"} <= {product.part for product in products}
+    pixels = np.stack([to_pixels(picture, encoder.preprocessing) for picture in draw_many(LEAST_PICTURES)])
+    quantiser = Quantiser(model, pixels, QUIET)
+    quantised = quantiser.make(Recipe())
+    assert quantiser.difference(quantised).error < 0.01
+    found = optimised(quantised, tmp_path / "model.onnx")
+    assert found["QLinearConv"] == len(products) and not {"Conv", "FusedConv", "Clip"} & found.keys()

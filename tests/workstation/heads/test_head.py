@@ -90,7 +90,10 @@ def test_sigma_stays_between_floor_and_cap_for_any_text_and_any_weights(seed, si
 
 def test_rates_of_a_head_are_eq_1(encoder, random_head):
     head = random_head(encoder)
-    activations, text = torch.randn(5, encoder.tower.points[-1].width), torch.randn(3, encoder.embedding_width)
+    activations, text = (
+        torch.randn(5, encoder.tower.points[-1].width),
+        torch.randn(3, encoder.embedding_width),
+    )
     mu, variance = head.tgem(text)
     expected = class_rates(head.jumper(activations).numpy(), mu.numpy(), variance.numpy())
     torch.testing.assert_close(head.rates(activations, text).numpy(), expected, rtol=1e-4, atol=1e-4)

@@ -455,7 +455,9 @@ def test_the_summary_is_for_a_terminal(make_report, tmp_path):
 def test_what_cannot_be_is_refused_before_anything_is_read(make_report, tmp_path, encoder):
     with pytest.raises(EncoderError, match="layer 13"):
         make_report(tmp_path, plan=make_plan(layer=13))
-    with pytest.raises(DataError, match=f"--k {encoder.tower.points[-1].width + 1}: at most {encoder.tower.points[-1].width}"):
+    with pytest.raises(
+        DataError, match=f"--k {encoder.tower.points[-1].width + 1}: at most {encoder.tower.points[-1].width}"
+    ):
         make_report(tmp_path, plan=dataclasses.replace(make_plan(), k=encoder.tower.points[-1].width + 1))
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file: a file, not a folder; give another --out"):

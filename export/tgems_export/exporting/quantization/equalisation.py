@@ -66,12 +66,15 @@ def _factor(activation: NDArray[np.float32] | None, weight: NDArray[np.float32])
 
 def _normed(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[Product]]]:
     """Yield every LayerNorm that only products with weights (out, in) read, reshaped or not, and these."""
-    products = {product.node: product for product in find_products(model) if product.operator == "Gemm"}
+    products = {product.node: product for product in find_products(model)}
     uses = [name for node in model.graph.node for name in node.input]
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    turned = {
+        node.name for node in model.graph.node if any(a.name == "transB" and a.i for a in node.attribute)
+    }
     for norm in model.graph.node:
         if norm.op_type != "LayerNormalization" or len(norm.input) < 3:
             continue
@@ -82,7 +85,7 @@ def _normed(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[Produ
                 for node in found
                 for later in (readers.get(node.output[0], []) if node.op_type == "Reshape" else [node])
             ]
-        if found and all(node.name in products for node in found):
+        if found and all(node.name in products.keys() & turned for node in found):
             own = [products[node.name] for node in found]
             if all(uses.count(product.weight) == 1 for product in own):
                 yield norm, own

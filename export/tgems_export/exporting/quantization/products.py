@@ -25,7 +25,8 @@ DEPTHWISE = "depthwise"  # behind the name of a part: its convolutions of single
 class Product:
     """A linear map with a constant weight.
 
-    The weight is (out, in) for a Gemm, (in, out) for a MatMul, (out, in / groups, height, width) for a Conv.
+    The weight is (in, out) for a matrix, (out, in) for a Gemm with transB, and for a Conv (out, in / groups,
+    height, width).
     """
 
     node: str
@@ -48,11 +49,11 @@ class Product:
 def find_products(model: onnx.ModelProto) -> list[Product]:
     """Return the products of the tower, in the order in which they are computed.
 
-    The exporter names weights anew that it merged with a scale, or turned. Such a weight of a convolution or
-    a MatMul belongs to the part that is computed before it.
+    The exporter names weights anew that it merged with a scale, or turned. Such a weight belongs to the part
+    of its bias, or else to the one that is computed before it.
 
     Raises:
-        ValueError: a product whose weight the graph's builder did not label.
+        ValueError: the graph's builder did not label the weight of the first product.
     """
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     parts, _ = weight_labels(model)
@@ -62,9 +63,10 @@ def find_products(model: onnx.ModelProto) -> list[Product]:
         rank = {"Gemm": 2, "MatMul": 2, "Conv": 4}.get(node.op_type)
         if weight not in shapes or len(shapes[weight]) != rank:
             continue
-        if weight in parts:
-            part = parts[weight]
-        elif found and node.op_type != "Gemm":
+        labelled = [name for name in node.input[1:] if name in parts]
+        if labelled:
+            part = parts[labelled[0]]
+        elif found:
             part = found[-1].part.removesuffix(f" {DEPTHWISE}")
         else:
             raise ValueError(f"{weight}: a weight of no known part")

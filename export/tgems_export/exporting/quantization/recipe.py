@@ -202,8 +202,9 @@ def _gemms_as_matmuls(model: onnx.ModelProto) -> onnx.ModelProto:
             rewritten.append(node)
             continue
         weight = weights[node.input[1]]
-        turned = numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name)
-        weight.CopyFrom(turned)
+        if any(attribute.name == "transB" and attribute.i for attribute in node.attribute):
+            turned = numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name)
+            weight.CopyFrom(turned)
         bias = node.input[2:]
         product = f"{node.name}_product" if bias else node.output[0]
         rewritten.append(helper.make_node("MatMul", node.input[:2], [product], name=node.name))
