@@ -1,8 +1,8 @@
-"""What INT8 costs at every exit: accuracy, labels that change, size, and what sparing parts gives back.
+"""What INT8 costs at every exit: accuracy, labels that change, size, and what parts in fp32 give back.
 
     python benchmarks/int8_accuracy.py CALIBRATION EVALUATION [--heads demo-190] [--layers 3,5,8,12]
 
-Ranges, recipe and spared parts are chosen on CALIBRATION alone, EVALUATION only measures; both are image
+Ranges, recipe and parts in fp32 are chosen on CALIBRATION alone, EVALUATION only measures; both are image
 folders of classes. Twenty minutes on one core for all twelve exits. Expect early exits to lose about a point
 and late ones nothing that can be measured.
 """
@@ -108,7 +108,7 @@ def measure_exit(
     best = {target: quantiser.best(target) for target in TARGETS}
     static = {target: cost(recipe) for target, recipe in best.items()}
     try:
-        recipe = quantiser.spare(best["generic"], Limits())
+        recipe = quantiser.keep_costly_parts(best["generic"], Limits())
         mixed = cost(recipe) if recipe.kept else static["generic"]
     except AccuracyError as error:
         reporter.say(str(error))

@@ -146,12 +146,12 @@ def measure_noise(
 def _quantised(
     model: onnx.ModelProto, observed: NDArray[np.uint8], reporter: Reporter
 ) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """The graph by every recipe."""
-    inputs = [product.input for product in find_products(model)]
+    """Yield the graph by every recipe."""
+    names = [name for product in find_products(model) for name in product.activations]
 
     def see(graph: onnx.ModelProto) -> dict[str, Seen]:
         with reporter.task("finding ranges", len(observed), unit="pictures") as task:
-            return observe(graph, inputs, [observed], task)
+            return observe(graph, names, [observed], task)
 
     plain = see(model)
     equalised = equalise(model, plain)

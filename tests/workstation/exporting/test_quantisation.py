@@ -357,22 +357,24 @@ class TestSearch:
         errors = {recipe: quantiser.difference(quantiser.make(recipe)).error for recipe in tried}
         assert best == min(errors, key=errors.__getitem__) and 0 < errors[best] < 0.05
 
-    def test_the_part_with_outliers_is_the_dearest(self, model, pixels):
+    def test_the_part_with_outliers_has_the_largest_error(self, model, pixels):
         planted = with_outlier(model, "block 2", 500)
-        parts = Quantiser(planted, pixels, QUIET).dearest(Recipe())
-        assert parts[0] == "block 2"
-        assert sorted(parts) == ["block 1", "block 2", "last block", "patch embedding"]
+        errors = Quantiser(planted, pixels, QUIET).part_errors(Recipe())
+        assert next(iter(errors)) == "block 2" and list(errors.values()) == sorted(errors.values())[::-1]
+        assert sorted(errors) == ["block 1", "block 2", "last block", "patch embedding"]
 
-    def test_the_fewest_parts_are_spared_that_keep_the_limit(self, model, pixels):
+    def test_as_few_parts_stay_in_fp32_as_keep_the_limit(self, model, pixels):
         planted = with_outlier(model, "block 2", 5000)
         quantiser = Quantiser(planted, pixels, QUIET)
         bad = quantiser.difference(quantiser.make(Recipe())).label_flips
         good = quantiser.difference(quantiser.make(Recipe(kept=("block 2",)))).label_flips
         assert good < bad
-        assert quantiser.spare(Recipe(), Limits(label_flips=bad)) == Recipe()
-        assert quantiser.spare(Recipe(), Limits(label_flips=(good + bad) / 2)) == Recipe(kept=("block 2",))
+        assert quantiser.keep_costly_parts(Recipe(), Limits(label_flips=bad)) == Recipe()
+        assert quantiser.keep_costly_parts(Recipe(), Limits(label_flips=(good + bad) / 2)) == Recipe(
+            kept=("block 2",)
+        )
         with pytest.raises(AccuracyError, match="% of the labels of pictures that calibrate"):
-            quantiser.spare(Recipe(), Limits(label_flips=-1))
+            quantiser.keep_costly_parts(Recipe(), Limits(label_flips=-1))
 
 
 class TestReadCalibrating:

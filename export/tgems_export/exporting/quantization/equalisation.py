@@ -20,13 +20,18 @@ from onnx import numpy_helper
 from tgems_export.exporting.quantization.products import Product, find_products
 from tgems_export.exporting.quantization.ranges import Seen
 
-__all__ = ["equalise"]
+__all__ = ["can_equalise", "equalise"]
 
 LEAST = 1e-5  # below it a channel is as good as silent
 
 
+def can_equalise(model: onnx.ModelProto) -> bool:
+    """Whether there is a LayerNorm that only products read."""
+    return any(True for _ in _normed(model))
+
+
 def equalise(model: onnx.ModelProto, seen: Mapping[str, Seen]) -> onnx.ModelProto:
-    """A copy that computes the same with outliers in its weights.
+    """Return a copy that computes the same with outliers in its weights.
 
     Args:
         model: in fp32.
@@ -60,13 +65,16 @@ def _factor(activation: NDArray[np.float32] | None, weight: NDArray[np.float32])
 
 
 def _normed(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[Product]]]:
-    """Every LayerNorm that only products read, reshaped or not, and these."""
+    """Yield every LayerNorm that only products with weights (out, in) read, reshaped or not, and these."""
     products = {product.node: product for product in find_products(model)}
     uses = [name for node in model.graph.node for name in node.input]
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    turned = {
+        node.name for node in model.graph.node if any(a.name == "transB" and a.i for a in node.attribute)
+    }
     for norm in model.graph.node:
         if norm.op_type != "LayerNormalization" or len(norm.input) < 3:
             continue
@@ -77,7 +85,7 @@ def _normed(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[Produ
                 for node in found
                 for later in (readers.get(node.output[0], []) if node.op_type == "Reshape" else [node])
             ]
-        if found and all(node.name in products for node in found):
+        if found and all(node.name in products.keys() & turned for node in found):
             own = [products[node.name] for node in found]
             if all(uses.count(product.weight) == 1 for product in own):
                 yield norm, own

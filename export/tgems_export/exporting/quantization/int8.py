@@ -1,4 +1,4 @@
-"""The step of an export that makes its graph INT8."""
+"""Step of an export that makes its graph INT8."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from tgems_edge.errors import InputError
 from tgems_edge.model_file.card import Preprocessing, Quantisation
 from tgems_edge.progress import Reporter
 from tgems_export.exporting.picture_sets import PictureSets
 from tgems_export.exporting.pixels import ReadPictures, ReadSet
+from tgems_export.exporting.quantization.products import find_products
 from tgems_export.exporting.quantization.recipe import Recipe, quantise
 from tgems_export.exporting.quantization.search import (
     Quantiser,
@@ -31,7 +33,7 @@ def make_int8(
     preprocessing: Preprocessing,
     reporter: Reporter,
 ) -> tuple[onnx.ModelProto | None, Quantisation | None]:
-    """The graph in INT8, if it is asked for, and how it was made.
+    """Make the graph INT8, if it is asked for, and say how it was made.
 
     Args:
         exact: in fp32.
@@ -43,12 +45,18 @@ def make_int8(
         reporter: where progress goes.
 
     Raises:
+        InputError: nothing in the graph can be quantized as asked for.
         DataError: too few pictures that differ.
         AccuracyError: INT8 changes too many labels, whatever is kept in fp32.
     """
     if not graph.is_int8:
         return None, None
     if graph.precision == "int8-dynamic":
+        if all(product.operator == "Conv" for product in find_products(exact)):
+            raise InputError(
+                "--precision int8-dynamic: this tower is all convolutions, which are computed in integers "
+                "only with known ranges; give --precision int8"
+            )
         recipe, images = Recipe(settings.target, None), 0
         int8 = quantise(exact, recipe, {})
     else:
@@ -61,7 +69,7 @@ def make_int8(
         quantiser = Quantiser(exact, pixels, reporter)
         recipe, images = quantiser.best(settings.target), quantiser.observed
         if settings.mixed and sets.is_gated:
-            recipe = quantiser.spare(recipe, settings.limits)
+            recipe = quantiser.keep_costly_parts(recipe, settings.limits)
         int8 = quantiser.make(recipe)
     return int8, Quantisation(
         scheme="static" if recipe.ranges else "dynamic",
@@ -75,7 +83,7 @@ def make_int8(
 
 
 def _representative(calibration: ReadSet) -> NDArray[np.uint8]:
-    """Pictures that show what activations take, evenly spread."""
+    """Choose pictures that show what activations take, evenly spread."""
     chosen = choose_calibrating(range(len(calibration.pixels)))
     pixels = calibration.pixels[chosen]
     check_different(pixels, calibration.varied[chosen])

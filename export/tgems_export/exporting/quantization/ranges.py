@@ -1,13 +1,13 @@
-"""What the inputs of products take on real pictures, and where to cut it off.
+"""Ranges of the activations around products on real pictures, and where to cut them off.
 
     minmax       everything that was seen
     percentile   all but a hundredth of a per cent at either end
     entropy      the cut that changes the distribution least: the smallest Kullback-Leibler divergence
                  between what was seen and its 256 levels (Migacz, TensorRT, GTC 2017)
 
-One pass over the pictures, a few at a time; what stays of each tensor is a histogram and the largest
-magnitude of each of its channels. So the memory does not grow with the pictures, nor the time with the
-methods.
+One pass over the pictures, a few at a time; what stays of each tensor is a histogram, and the largest
+magnitude or the mean of each of its channels. So the memory does not grow with the pictures, nor the time
+with the methods.
 """
 
 from __future__ import annotations
@@ -40,16 +40,27 @@ Range = tuple[float, float]
 
 @dataclass
 class Seen:
-    """What one tensor took: a histogram between -limit and limit, which doubles when it is exceeded."""
+    """Values that a tensor took: a histogram between -limit and limit, which doubles when it is exceeded."""
 
     limit: float = 1e-6
     low: float = np.inf
     high: float = -np.inf
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     largest: NDArray[np.float32] | None = None  # (D,) magnitude of each channel
+    total: NDArray[np.float64] | None = None  # (C,) of the means of maps (B, C, H, W)
+    maps: int = 0
+
+    @property
+    def means(self) -> NDArray[np.float64] | None:
+        """Mean of each channel (C,) of a map, None for another tensor."""
+        return None if self.total is None else self.total / self.maps
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Counts values (..., D)."""
+        """Count values (..., D), or those of maps (B, C, H, W)."""
+        if values.ndim == 4:
+            total = values.mean((2, 3), dtype=np.float64).sum(0)
+            self.total = total if self.total is None else self.total + total
+            self.maps += len(values)
         rows = values.reshape(-1, values.shape[-1])
         largest = np.abs(rows).max(0)
         self.largest = largest if self.largest is None else np.maximum(self.largest, largest)
@@ -61,13 +72,13 @@ class Seen:
         self.counts += np.bincount(bins.clip(0, BINS - 1), minlength=BINS)
 
     def _double(self) -> None:
-        """Twice the limit: pairs of bins become one, in the middle."""
+        """Double the limit: pairs of bins become one, in the middle."""
         self.limit *= 2
         merged = self.counts.reshape(-1, 2).sum(1)
         self.counts = np.pad(merged, BINS // 4)
 
     def range(self, method: RangeMethod) -> Range:
-        """The range to keep, which holds zero."""
+        """Return the range to keep, which holds zero."""
         if not self.counts.any():
             return 0.0, 0.0
         if method == "minmax":
@@ -82,7 +93,7 @@ class Seen:
         return min(0.0, float(max(low, self.low))), max(0.0, float(min(high, self.high)))
 
     def _entropy_cut(self) -> float:
-        """The magnitude to cut at."""
+        """Return the magnitude to cut at."""
         half = BINS // 2
         magnitudes = self.counts[half:] + self.counts[half - 1 :: -1]  # of 0 to the limit
         used = int(np.flatnonzero(magnitudes)[-1]) + 1
@@ -92,7 +103,7 @@ class Seen:
 
 
 def _divergence(magnitudes: NDArray[np.int64], kept: int) -> float:
-    """KL divergence of the first `kept` bins, with all that lies beyond in the last, from their levels."""
+    """Return the KL divergence of the first `kept` bins, the last with all beyond it, from their levels."""
     clipped = magnitudes[:kept].astype(np.float64)
     own = clipped.copy()
     clipped[-1] += magnitudes[kept:].sum()
@@ -109,7 +120,7 @@ def _divergence(magnitudes: NDArray[np.int64], kept: int) -> float:
 def observe(
     model: onnx.ModelProto, tensors: Sequence[str], batches: Iterable[NDArray[np.uint8]], task: Task
 ) -> dict[str, Seen]:
-    """Runs pictures through a graph and counts what some of its tensors take.
+    """Run pictures through a graph and count what some of its tensors take.
 
     Args:
         model: takes `pixels`.
@@ -130,7 +141,7 @@ def observe(
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
-    """The serialised graph, with some of its tensors as outputs."""
+    """Serialise the graph, with some of its tensors as outputs."""
     outputs = list(model.graph.output)
     known = {value.name for value in outputs}
     for name in tensors:

@@ -1,4 +1,4 @@
-"""The recipe that changes the answers least, and the parts to spare where even that is too much.
+"""The recipe that changes the answers least, and the parts to keep in fp32 where even that is too much.
 
 All of it is chosen on pictures that calibrate: ranges on one half of them, recipe and parts on the other. The
 pictures that measure only decide whether the file is written.
@@ -22,7 +22,7 @@ from tgems_edge.model_file.card import Preprocessing
 from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime.images import decode, to_pixels
-from tgems_export.exporting.quantization.equalisation import equalise
+from tgems_export.exporting.quantization.equalisation import can_equalise, equalise
 from tgems_export.exporting.quantization.products import find_products
 from tgems_export.exporting.quantization.ranges import METHODS, Seen, observe
 from tgems_export.exporting.quantization.recipe import Recipe, Target, quantise
@@ -46,25 +46,26 @@ T = TypeVar("T")
 LEAST_PICTURES = 32  # that differ; fewer say little about the range of anything
 OBSERVED = 256  # pictures whose ranges are taken: more change nothing that can be measured
 COMPARED = 1000  # that recipes are compared on
+RANKED = 32_000  # that the error of parts is measured on, all parts together
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What INT8 may cost."""
+    """Limits of what INT8 may cost."""
 
     accuracy_drop: float = 0.5  # points
     label_flips: float = 2.0  # per cent of labels that differ from fp32
 
 
 def choose_calibrating(pictures: Sequence[T]) -> list[T]:
-    """At most OBSERVED + COMPARED of them, evenly spread."""
+    """Return at most OBSERVED + COMPARED pictures, evenly spread."""
     step = max(1, -(-len(pictures) // (OBSERVED + COMPARED)))
     return list(pictures[::step])
 
 
 def check_different(pixels: NDArray[np.uint8], varied: NDArray[np.bool_]) -> None:
-    """Checks that pictures can show what activations take.
+    """Check that pictures can show what activations take.
 
     Args:
         pixels: (n, H, W, 3).
@@ -85,7 +86,7 @@ def check_different(pixels: NDArray[np.uint8], varied: NDArray[np.bool_]) -> Non
 def read_calibrating(
     paths: Sequence[Path], preprocessing: Preprocessing, reporter: Reporter
 ) -> NDArray[np.uint8]:
-    """Pictures as the graph takes them, (n, H, W, 3), n at most OBSERVED + COMPARED, evenly spread.
+    """Return pictures as the graph takes them, (n, H, W, 3), n at most OBSERVED + COMPARED, evenly spread.
 
     Raises:
         DataError: too few of them can be read, differ and show anything.
@@ -111,10 +112,10 @@ def read_calibrating(
 
 
 class Quantiser:
-    """Makes INT8 of one graph with many recipes; what the pictures say is found once."""
+    """Quantization of one graph with many recipes; what the pictures say is found once."""
 
     def __init__(self, model: onnx.ModelProto, pixels: NDArray[np.uint8], reporter: Reporter):
-        """Of a graph in fp32, with pictures (n, H, W, 3) that calibrate."""
+        """Prepare a graph in fp32, with pictures (n, H, W, 3) that calibrate."""
         self._reporter = reporter
         self._graphs = {False: model}
         self._seen: dict[bool, dict[str, Seen]] = {}
@@ -126,66 +127,72 @@ class Quantiser:
 
     @property
     def observed(self) -> int:
-        """How many pictures gave the ranges."""
+        """Number of pictures that gave the ranges."""
         return len(self._observed)
 
     def make(self, recipe: Recipe) -> onnx.ModelProto:
-        """The graph in INT8."""
+        """Return the graph in INT8."""
         if recipe.ranges is None:
             return quantise(self._graphs[False], recipe, {})
         seen = self._see(equalised=recipe.equalised)
         ranges = {name: tensor.range(recipe.ranges) for name, tensor in seen.items()}
-        return quantise(self._graphs[recipe.equalised], recipe, ranges)
+        means = {name: tensor.means for name, tensor in seen.items() if tensor.means is not None}
+        return quantise(self._graphs[recipe.equalised], recipe, ranges, means)
 
     def _see(self, *, equalised: bool) -> dict[str, Seen]:
         if equalised not in self._seen:
             if equalised:
                 self._graphs[True] = equalise(self._graphs[False], self._see(equalised=False))
             model = self._graphs[equalised]
-            inputs = [product.input for product in find_products(model)]
+            names = [name for product in find_products(model) for name in product.activations]
             with self._reporter.task("finding ranges", len(self._observed), unit="pictures") as task:
-                self._seen[equalised] = observe(model, inputs, batches(self._observed), task)
+                self._seen[equalised] = observe(model, names, batches(self._observed), task)
         return self._seen[equalised]
 
     def difference(self, model: onnx.ModelProto) -> Difference:
-        """How an INT8 graph answers, beside the one in fp32."""
+        """Compare the answers of an INT8 graph with those of the one in fp32."""
         return compare(self.reference, answers(model, self._compared))
 
     def best(self, target: Target) -> Recipe:
-        """The recipe with the smallest error: of each way to cut ranges, and of the best one equalised."""
+        """Return the recipe with the smallest error: each way to cut ranges, and the best one equalised."""
         candidates = [Recipe(target, method) for method in METHODS]
         errors = {recipe: self.difference(self.make(recipe)).error for recipe in candidates}
-        plain = min(candidates, key=errors.__getitem__)
-        equalised = dataclasses.replace(plain, equalised=True)
-        errors[equalised] = self.difference(self.make(equalised)).error
+        best = min(candidates, key=errors.__getitem__)
+        if can_equalise(self._graphs[False]):
+            equalised = dataclasses.replace(best, equalised=True)
+            errors[equalised] = self.difference(self.make(equalised)).error
+            best = min(best, equalised, key=errors.__getitem__)
         for recipe, error in errors.items():
             title = f"{recipe.ranges}{', equalised' if recipe.equalised else ''}"
             self._reporter.say(f"ranges by {title}: {error:.2%} error in the rates")
-        return min(plain, equalised, key=errors.__getitem__)
+        return best
 
-    def dearest(self, recipe: Recipe) -> list[str]:
-        """Parts of the tower, the one whose INT8 alone costs most first."""
+    def part_errors(self, recipe: Recipe) -> dict[str, float]:
+        """Return the error of each part of the tower when it alone is INT8, the largest first."""
         parts = list(dict.fromkeys(product.part for product in find_products(self._graphs[False])))
-        costs = {}
+        chosen = slice(max(RANKED // len(parts), LEAST_PICTURES))
+        pixels, reference = self._compared[chosen], [rates[chosen] for rates in self.reference]
+        errors = {}
         with self._reporter.task("finding what costs most", len(parts), unit="parts") as task:
             for part in parts:
                 others = tuple(other for other in parts if other != part)
-                costs[part] = self.difference(self.make(dataclasses.replace(recipe, kept=others))).error
+                alone = self.make(dataclasses.replace(recipe, kept=others))
+                errors[part] = compare(reference, answers(alone, pixels)).error
                 task.advance(1, part)
-        return sorted(parts, key=costs.__getitem__, reverse=True)
+        return dict(sorted(errors.items(), key=lambda item: item[1], reverse=True))
 
-    def spare(self, recipe: Recipe, limits: Limits) -> Recipe:
-        """The recipe with as few parts in fp32, of those that cost most, as keep label flips within limits.
+    def keep_costly_parts(self, recipe: Recipe, limits: Limits) -> Recipe:
+        """Return the recipe with as few parts in fp32, of those that cost most, as keep label flips low.
 
         Raises:
             AccuracyError: half of the parts would not do.
         """
         flips = self.difference(self.make(recipe)).label_flips
-        dearest: list[str] = []
+        ranked: list[str] = []
         while flips > limits.label_flips:
-            dearest = dearest or self.dearest(recipe)
+            ranked = ranked or list(self.part_errors(recipe))
             count = max(1, 2 * len(recipe.kept))
-            if count > len(dearest) // 2:
+            if count > len(ranked) // 2:
                 raise AccuracyError(
                     f"INT8 changes {flips:.1f}% of the labels of pictures that calibrate, and "
                     f"--max-label-flips is {limits.label_flips:g}, with {_listed(recipe.kept)} in fp32 "
@@ -193,9 +200,9 @@ class Quantiser:
                 )
             self._reporter.say(
                 f"{flips:.1f}% of labels differ, more than {limits.label_flips:g}; most of it comes from "
-                f"{_listed(dearest[:count])}: kept in fp32"
+                f"{_listed(ranked[:count])}: kept in fp32"
             )
-            recipe = dataclasses.replace(recipe, kept=tuple(dearest[:count]))
+            recipe = dataclasses.replace(recipe, kept=tuple(ranked[:count]))
             flips = self.difference(self.make(recipe)).label_flips
         return recipe
 
@@ -206,14 +213,14 @@ def _listed(parts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """How two graphs differ on the same pictures."""
+    """Difference of two graphs on the same pictures."""
 
     error: float  # mean squared difference of rates between classes, as a share of their variance
     label_flips: float  # per cent, in the mean of the exits
 
 
 def compare(reference: list[NDArray[np.float32]], other: list[NDArray[np.float32]]) -> Difference:
-    """Rates (n, C) of every exit: what is common to all classes decides nothing and does not count."""
+    """Compare rates (n, C) of every exit, less what is common to all classes, which decides nothing."""
     errors, flips = [], []
     for one, two in zip(reference, other, strict=True):
         first, second = one - one.mean(1, keepdims=True), two - two.mean(1, keepdims=True)
@@ -223,7 +230,7 @@ def compare(reference: list[NDArray[np.float32]], other: list[NDArray[np.float32
 
 
 def answers(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """Rates (n, C) of every exit of a graph."""
+    """Return the rates (n, C) of every exit of a graph."""
     names = [value.name for value in model.graph.output if value.name.startswith("rates")]
     session = open_on_one_thread(model.SerializeToString())
     runs = in_order(partial(session.run, names), ({INPUT: batch} for batch in batches(pixels)))
@@ -231,5 +238,5 @@ def answers(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> list[NDArray[n
 
 
 def batches(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Pictures (n, H, W, 3), a few at a time."""
+    """Split pictures (n, H, W, 3), a few at a time."""
     return (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
