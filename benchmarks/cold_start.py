@@ -1,4 +1,4 @@
-"""From process start to printed label, and what that takes of memory.
+"""Time from process start to printed label, and its memory.
 
     python benchmarks/cold_start.py
 

@@ -103,7 +103,7 @@ def size_rows(readings: dict[str, list[Reading]]) -> list[dict[str, object]]:
 
 
 def answer_facts(classifier: Classifier, readings: list[Reading]) -> dict[str, object]:
-    """What the reduced scale does to labels and rates of the built-in model."""
+    """Compare labels and rates of the built-in model at reduced scale."""
     rates = [classifier.run([getattr(r, way) for r in readings]).rates for way in ("whole", "reduced")]
     moved = np.abs(rates[0] - rates[1]).max(1)
     best, second = np.sort(rates[0], 1)[:, :2].T

@@ -76,7 +76,7 @@ def weakest(test: Test, rates: NDArray[np.float32]) -> list[dict[str, object]]:
 
 
 def never_right(test: Test, rates: NDArray[np.float32]) -> int:
-    """How many classes the full CLIP never gets right."""
+    """Count the classes that the full CLIP never gets right."""
     found = np.bincount(test.labels[rates.argmin(1) == test.labels], minlength=len(test.names))
     return int((found == 0).sum())
 

@@ -1,4 +1,4 @@
-"""What several exits in one file are worth, of which each picture takes the first that is sure, in INT8.
+"""Value of several exits in one file, of which each picture takes the first that is sure, in INT8.
 
     python benchmarks/dynamic_exits.py TRAIN CALIBRATION EVALUATION
 
@@ -73,7 +73,7 @@ def main(
 
 
 def make_facts(material: Material, kinds: Sequence[Kind], budget: float) -> dict[str, object]:
-    """What captions tell of how it was measured."""
+    """Return how it was measured, for captions."""
     return {
         "classes": len(material.training.classes),
         "training_pictures": round(0.9 * len(material.training.names)),  # a tenth watches

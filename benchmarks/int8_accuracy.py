@@ -1,4 +1,4 @@
-"""What INT8 costs at every exit: accuracy, labels that change, size, and what parts in fp32 give back.
+"""Cost of INT8 at every exit: accuracy, label flips, size, and the effect of parts kept in fp32.
 
     python benchmarks/int8_accuracy.py CALIBRATION EVALUATION [--heads demo-190] [--layers 3,5,8,12]
 
@@ -41,7 +41,7 @@ TARGETS: tuple[Target, ...] = ("generic", "x86-vnni")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one INT8 file of an exit costs, beside fp32."""
+    """Cost of one INT8 file of an exit, beside fp32."""
 
     recipe: Recipe
     drop: float  # of accuracy, a share
@@ -65,7 +65,7 @@ class ExitCosts:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What chooses and what measures."""
+    """The pictures that choose and those that measure."""
 
     calibration: NDArray[np.uint8]  # (n, H, W, 3)
     pixels: NDArray[np.uint8]  # (B, H, W, 3)

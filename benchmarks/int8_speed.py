@@ -80,7 +80,7 @@ def measure(architecture: Architecture, models: Sequence[Model], threads: int) -
 
 
 def by_case(found: Sequence[Times], name: str, than: str) -> list[float | None]:
-    """How many times faster one file is than another in each of CASES; None where it did not run."""
+    """Return how many times faster one file is than another in each of CASES; None where it did not run."""
     faster = {(times.batch, times.threads): times.faster(name, than) for times in found}
     return [faster.get(case) for case in CASES]
 
@@ -106,7 +106,7 @@ def model_rows(name: str, files: Files, found: Sequence[Times]) -> list[dict[str
 
 
 def comparison_rows(name: str, found: Sequence[Times]) -> list[dict[str, object]]:
-    """How many times faster one INT8 file is than another."""
+    """Return how many times faster one INT8 file is than another."""
     static = f"{AIMED}, {STATIC}"
     pairs = {
         f"{AIMED} than full depth, both static": (static, f"{OURS}, {STATIC}"),

@@ -1,4 +1,4 @@
-"""Which of open_clip's image towers can be cut behind a block.
+"""The image towers of open_clip that can be cut.
 
     python benchmarks/models.py
 

@@ -45,7 +45,7 @@ def _excerpt(name: str, results: str) -> str:
 
 
 def _part(study: Path, title: str) -> str:
-    """What stands under one heading, without what stands under the next."""
+    """Return the text under one heading, up to the next."""
     behind = study.read_text(encoding="utf-8").split(f"# {title}\n", 1)[1]
     return "\n" + re.split(r"^#+ ", behind, maxsplit=1, flags=re.MULTILINE)[0].strip() + "\n\n"
 

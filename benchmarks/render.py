@@ -14,8 +14,8 @@ import sys
 from rendering.pages import RESULTS, load, make_report, read_notes
 from rendering.plots import PLOTS
 
-from tgems_export.study.noise_report import render_noise
 from tgems_export.study.report import render
+from tgems_export.study.reporting.noise_report import render_noise
 
 STUDIES = RESULTS.parent / "studies"
 

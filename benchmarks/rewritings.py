@@ -1,4 +1,4 @@
-"""What each rewriting of the graph saves: exit 5 as exported, against the same with one of them undone.
+"""Savings of each rewriting of the graph: exit 5 as exported, against the same with one undone.
 
     python benchmarks/rewritings.py
 
@@ -29,7 +29,7 @@ LAYER = 5
 BATCHES = (1, 16)
 AS_EXPORTED = "as exported"
 
-# Of each rewriting, what is put in its place in `tgems_export.encoders.towers.blocks`.
+# Of each rewriting, what is put in its place in `tgems_export.encoders.towers.vits.blocks`.
 UNDONE: dict[str, tuple[str, Callable[..., object] | type]] = {
     "rows that are no multiple of 4 KiB": ("_padding", lambda width: 0),
     "patch embedding as one product": ("_is_one_product", lambda convolutions: False),

@@ -51,7 +51,7 @@ def draw_pictures() -> list[bytes]:
 
 
 class Worker:
-    """What one of the threads that share a model does."""
+    """The work of one of the threads that share a model."""
 
     def __init__(self, classifier: Classifier, files: list[bytes], rates: NDArray[np.float32], turns: range):
         """Numbers of its runs; `rates` (n, C) are expected."""

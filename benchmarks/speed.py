@@ -38,7 +38,7 @@ EAGER = "full, PyTorch"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and for how long."""
+    """The cases that are measured, and for how long."""
 
     architectures: tuple[str, ...] = ("ViT-B-32", "ViT-L-14")
     small_towers: tuple[str, ...] = ("MobileCLIP2-S0", "PE-Core-T-16-384")

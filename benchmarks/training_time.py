@@ -1,4 +1,4 @@
-"""How long all heads of the demo CLIP take on cached activations, and whether they come out the same.
+"""Training time of all heads of the demo CLIP on cached activations, and whether they repeat.
 
     python benchmarks/training_time.py TRAIN
 

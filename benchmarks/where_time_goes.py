@@ -1,4 +1,4 @@
-"""Where one picture's time goes in the full tower and in an exit, by group of operators.
+"""Time of one picture in the full tower and in an exit, by group of operators.
 
     python benchmarks/where_time_goes.py
 

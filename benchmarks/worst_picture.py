@@ -70,7 +70,7 @@ def adobe_profile() -> bytes:
 
 
 def turned() -> Image.Exif:
-    """Of a picture that was taken upright."""
+    """The size of a picture that was taken upright."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif

@@ -1,4 +1,4 @@
-"""What all tests share: no settings from outside, and no deadlines on busy machines."""
+"""Settings of all tests: none from outside, and no deadlines on busy machines."""
 
 import hypothesis
 import pytest

@@ -1,4 +1,4 @@
-"""What every exit says of every picture, in fp32 and INT8: the material of dynamic_exits.py.
+"""Answers of every exit to every picture, in fp32 and INT8: the data of dynamic_exits.py.
 
 Heads of both kinds are trained behind all blocks, from several seeds. For each kind, those of the first seed
 are put into one graph, and that graph is made INT8. Both run once over the pictures that calibrate and those
@@ -30,7 +30,6 @@ from tgems_edge.model_file.gate import INPUT
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime.session import open_session
 from tgems_edge.sources.data import ImageFolder, read_labelled, refuse_shared
-from tgems_export.cache import cache_root
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates
@@ -48,8 +47,9 @@ from tgems_export.exporting.quantization.search import Quantiser, batches, read_
 from tgems_export.heads.base import HeadKindName
 from tgems_export.heads.file import head_file, load_head, load_head_card
 from tgems_export.heads.learning import TrainingSettings, train_heads
-from tgems_export.heads.ssa_training import SsaSettings
-from tgems_export.heads.tgem_training import TGemSettings
+from tgems_export.heads.training.ssa import SsaSettings
+from tgems_export.heads.training.tgem import TGemSettings
+from tgems_export.storage.cache import cache_root
 
 __all__ = [
     "EPOCHS",
@@ -89,7 +89,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Material:
-    """What heads learn from, what decides, and what measures."""
+    """The pictures that train heads, decide, and measure."""
 
     encoder: Encoder
     training: ImageFolder
@@ -147,7 +147,7 @@ def _shipped_pools(classes: Sequence[str], blocks: int) -> dict[int, Pool]:
 
 @dataclass(frozen=True)
 class Said:
-    """What all exits say, in one precision."""
+    """Answers of all exits, in one precision."""
 
     calibration: list[ExitAnswers]
     evaluation: list[ExitAnswers]
@@ -164,7 +164,7 @@ class Heads:
 
     @property
     def place(self) -> Path:
-        """Where they are kept."""
+        """The folder they are kept in."""
         return self.material.cache / f"seed-{self.seed}"
 
     @cached_property
@@ -191,7 +191,7 @@ class Heads:
 
     @cached_property
     def costs(self) -> Costs:
-        """What exits cost."""
+        """Operations of exits."""
         return Costs(self.material, self.parts)
 
     def rates(self, activations: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -221,7 +221,7 @@ class Tower:
 
     @cached_property
     def exact(self) -> onnx.ModelProto:
-        """In fp32."""
+        """The graph in fp32."""
         path, material = self._kept("fp32.onnx"), self.heads.material
         if not path.exists():
             graph = ExitGraph(material.encoder, self.heads.parts, material.text)
@@ -230,7 +230,7 @@ class Tower:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """How INT8 is made of it: what changes the rates of all exits least."""
+        """The recipe for INT8 that changes the rates of all exits least."""
         path = self._kept("recipe.json")
         if not path.exists():
             quantiser = Quantiser(self.exact, self.heads.material.ranging, self.heads.reporter)
@@ -241,7 +241,7 @@ class Tower:
 
     @cached_property
     def int8(self) -> onnx.ModelProto:
-        """In INT8; it lies beside its recipe."""
+        """The graph in INT8; it lies beside its recipe."""
         assert self.recipe
         return onnx.load(self._kept("int8.onnx"))
 
@@ -257,7 +257,7 @@ class Tower:
             return dict(kept)
 
     def said(self, heads: Heads, precision: Precision) -> Said:
-        """What heads of any seed say of all pictures."""
+        """Answers of heads of any seed to all pictures."""
         return Said(*(self._answers(heads, self.seen(precision, purpose)) for purpose in PURPOSES))
 
     def _answers(self, heads: Heads, seen: dict[str, NDArray[np.float32]]) -> list[ExitAnswers]:
@@ -315,7 +315,7 @@ class Costs:
     """Operations of a picture, as shares of the full image tower's; heads and gates are counted."""
 
     def __init__(self, material: Material, parts: Sequence[Cut]):
-        """With heads of one kind behind all blocks."""
+        """Start with heads of one kind behind all blocks."""
         self._material, self._parts = material, parts
         self._known: dict[tuple[int, ...], list[float]] = {}
         self.full = count_full(material.encoder).operations
@@ -330,7 +330,7 @@ class Costs:
         return 4 * (tokens - encoder.tower.prefix) * width + 6
 
     def dynamic(self, layers: Sequence[int]) -> list[float]:
-        """Of a picture that leaves at each of several exits, what the earlier ones took included."""
+        """Operations of a picture that leaves at each of several exits, those of earlier exits included."""
         if tuple(layers) not in self._known:
             gates = [min(number + 1, len(layers) - 1) for number in range(len(layers))]
             self._known[tuple(layers)] = [

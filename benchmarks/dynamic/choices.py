@@ -1,4 +1,4 @@
-"""Who leaves at which of several exits, and what that is worth, in numpy: the sums of dynamic_exits.py.
+"""Choices of exits and their value, in numpy: the sums of dynamic_exits.py.
 
 Temperatures, gates and thresholds are fitted on the pictures that calibrate, and accuracy and operations come
 from the exits that the pictures that evaluate then take. `decisions.decide` does the same for a file; here
@@ -52,7 +52,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Seen:
-    """What gates see of n pictures, and which exits have them right."""
+    """Features of gates for n pictures, and the exits that have them right."""
 
     features: list[Floats]  # (n, 3) for each exit but the last
     right: Bools  # (exits, n)
@@ -69,7 +69,7 @@ class Run:
 
 
 def run(tower: Tower, heads: Heads, precision: Precision, *, calibrated: bool = True) -> Run:
-    """What there is to decide with; without calibration every temperature is 1."""
+    """Data to decide with; without calibration every temperature is 1."""
     said, material = tower.said(heads, precision), heads.material
     labels, ks = material.calibration.labels, [part.head.k for part in heads.parts]
     temperatures = [
@@ -94,7 +94,7 @@ def run(tower: Tower, heads: Heads, precision: Precision, *, calibrated: bool = 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of n pictures."""
+    """Outcome of n pictures."""
 
     taken: NDArray[np.int64]  # (n,) which of the exits, from 0
     right: Bools  # (n,)
@@ -108,7 +108,7 @@ class Outcome:
 
 
 def _outcome(taken: NDArray[np.int64], right: Bools, costs: Sequence[float]) -> Outcome:
-    """Of exits taken, where (exits, n) says who is right."""
+    """Return the accuracy of exits taken, where (exits, n) says which exit is right."""
     shares = np.bincount(taken, minlength=len(costs)) / len(taken)
     return Outcome(taken, right[taken, np.arange(len(taken))], shares, float(shares @ costs))
 
@@ -161,7 +161,7 @@ class Decider:
     """Gates of several exits, fitted."""
 
     def __init__(self, run: Run, layers: Sequence[int], gate: Gate = GATES["right here (eq. 4)"]):
-        """Of exits behind some of the blocks."""
+        """Choose exits behind some of the blocks."""
         self._places = [layer - 1 for layer in layers]
         self.costs = run.costs.dynamic(layers)
         self._run, self._gate = run, gate
@@ -172,7 +172,7 @@ class Decider:
         ]
 
     def point(self, budget: float) -> Point:
-        """What the budget buys.
+        """Return what the budget buys.
 
         Raises:
             InputError: nothing.
@@ -194,7 +194,7 @@ class Decider:
         return Point(budget, thresholds, *outcomes)
 
     def points(self, budgets: Sequence[float]) -> list[Point]:
-        """What each of those budgets buys that buys anything."""
+        """Return what each budget buys, without those that buy nothing."""
         found = []
         for budget in budgets:
             try:
@@ -230,7 +230,7 @@ class Decider:
 
 @dataclass(frozen=True)
 class Curve:
-    """What several exits are worth under every budget, for S seeds."""
+    """Value of several exits under every budget, for S seeds."""
 
     layers: tuple[int, ...]
     deciders: list[Decider]  # S
@@ -246,7 +246,7 @@ class Curve:
 
     @property
     def costs(self) -> list[float]:
-        """Of a picture that leaves at each exit."""
+        """Operations of a picture that leaves at each exit."""
         return self.deciders[0].costs
 
     def reaching(self, wanted: float) -> list[Point] | None:
@@ -264,7 +264,7 @@ def _calibrated(points: Sequence[Point]) -> float:
 
 @dataclass(frozen=True)
 class Quadrants:
-    """Who is right of two, and the chance that two equal ones differ as much (McNemar's exact test)."""
+    """Compare two on the same pictures (McNemar's exact test)."""
 
     both: int
     rescue: int  # only the first
@@ -274,7 +274,7 @@ class Quadrants:
 
 
 def quadrants(first: Bools, second: Bools) -> Quadrants:
-    """Of pictures (n,)."""
+    """Labels of pictures, (n,)."""
     rescue, loss = int((first & ~second).sum()), int((second & ~first).sum())
     return Quadrants(
         int((first & second).sum()), rescue, loss, int((~first & ~second).sum()), mcnemar(rescue, loss)
@@ -287,6 +287,6 @@ def mcnemar(rescue: int, loss: int) -> float:
 
 
 def difference(first: Sequence[Bools], second: Sequence[Bools]) -> tuple[float, float]:
-    """By how much the first is more accurate, over S seeds on the same pictures, and its standard error."""
+    """Return the gain in accuracy of the first over S seeds on the same pictures, and its standard error."""
     gains = (np.array(first, float) - np.array(second, float)).mean(0)
     return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))

@@ -33,7 +33,7 @@ Pixels = NDArray[np.uint8]
 
 
 def decided(tower: Tower, layers: Sequence[int], budget: float) -> Decision:
-    """What `export` would decide about these exits."""
+    """Decide about these exits as `export` would."""
     heads = tower.heads
     answers = tower.said(heads, INT8).calibration
     exits = [
@@ -65,7 +65,7 @@ class Latency:
 def time_files(
     tower: Tower, layers: Sequence[int], decisions: Mapping[float, Decision], middle: float, pixels: Pixels
 ) -> dict[int, list[Latency]]:
-    """How long nested, flat and static files take, by the number of threads.
+    """Latency of nested, flat and static files, by the number of threads.
 
     Args:
         tower: whose INT8 graph it is.
@@ -93,14 +93,14 @@ def time_files(
 
 
 def static_name(layer: int) -> str:
-    """Of the file of one exit."""
+    """Figures of the file of one exit."""
     return f"static, exit {layer}"
 
 
 def _operations(
     name: str, exits: NDArray[np.int64], layers: Sequence[int], costs: Sequence[float], all_costs: Costs
 ) -> float:
-    """Of a mean picture; a flat file computes everything, whoever leaves where."""
+    """Operations of a mean picture; a flat file computes everything, whoever leaves where."""
     if name.startswith("static"):
         return all_costs.static[exits[0] - 1]
     if name.startswith("flat"):

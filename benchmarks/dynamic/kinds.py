@@ -43,7 +43,7 @@ class Kind:
 
     @property
     def title(self) -> str:
-        """As people say it."""
+        """The name as people say it."""
         return KINDS[self.kind]
 
     @cached_property
@@ -53,17 +53,17 @@ class Kind:
 
     @cached_property
     def runs(self) -> dict[Precision, list[Run]]:
-        """For each precision and seed."""
+        """Results for each precision and seed."""
         return {p: [run(self.tower, heads, p) for heads in self.heads] for p in (FP32, INT8)}
 
     @cached_property
     def uncalibrated(self) -> list[Run]:
-        """In INT8, every temperature 1."""
+        """Results in INT8 with every temperature 1."""
         return [run(self.tower, heads, INT8, calibrated=False) for heads in self.heads]
 
     @cached_property
     def curves(self) -> dict[tuple[Precision, tuple[int, ...]], Curve]:
-        """Of every precision and set."""
+        """Values for every precision and set."""
         return {
             (precision, layers): Curve.of(runs, layers, BUDGETS)
             for precision, runs in self.runs.items()
@@ -72,7 +72,7 @@ class Kind:
 
     @cached_property
     def gated(self) -> dict[tuple[int, ...], dict[str, list[Outcome]]]:
-        """For each set and gate, what becomes of the evaluation pictures in INT8, of each seed."""
+        """Outcomes of the evaluation pictures in INT8 for each set, gate and seed."""
         return {
             layers: {name: self._outcomes(layers, gate) for name, gate in GATES.items()} for layers in SETS
         }
@@ -85,15 +85,15 @@ class Kind:
 
     @property
     def costs(self) -> list[float]:
-        """Of the static exits."""
+        """Accuracies of the static exits."""
         return self.heads[0].costs.static
 
     def right(self, layer: int, precision: Precision = INT8) -> list[Bools]:
-        """Of each seed, which evaluation pictures the static exit has right."""
+        """The evaluation pictures that the static exit has right, for each seed."""
         return [run.evaluation.right[layer - 1] for run in self.runs[precision]]
 
     def accuracy(self, layer: int, precision: Precision = INT8) -> float:
-        """Of a static exit, the mean of all seeds."""
+        """The mean accuracy of a static exit over all seeds."""
         return float(np.mean(self.right(layer, precision)))
 
     def calibrated_accuracy(self, layer: int, precision: Precision = INT8) -> float:
@@ -137,7 +137,7 @@ class Choice:
 
     @property
     def chosen(self) -> list[Point]:
-        """Of each seed."""
+        """Values for each seed."""
         return self.kind.chosen(self.layers, self.precision)
 
     @property

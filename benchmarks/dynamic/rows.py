@@ -116,7 +116,7 @@ def dropped_rows(kinds: Sequence[Kind]) -> Iterator[Row]:
 
 
 def match_rows(kinds: Sequence[Kind]) -> Iterator[Row]:
-    """Of each static exit what the sets save that calibration says are as accurate."""
+    """Return what the sets save that are as accurate as each static exit, by calibration."""
     for kind in kinds:
         for layer in kind.heads[0].material.layers:
             if layer <= SETS[0][0]:
@@ -188,7 +188,7 @@ def gate_rows(kinds: Sequence[Kind]) -> Iterator[Row]:
 
 
 def gate_difference_rows(kinds: Sequence[Kind]) -> Iterator[Row]:
-    """How the other gates compare with that of eq. 4, and that with chance, over all kinds and sets."""
+    """Compare the other gates with that of eq. 4, and that with chance, over all kinds and sets."""
     found = [(kind, layers, kind.gated[layers]) for kind, layers in product(kinds, SETS)]
     pairs = {
         (name, EQ_4): [([o.right for o in g[name]], [o.right for o in g[EQ_4]]) for *_, g in found]
@@ -211,7 +211,7 @@ def gate_difference_rows(kinds: Sequence[Kind]) -> Iterator[Row]:
 
 
 def leaving_rows(kinds: Sequence[Kind]) -> Iterator[Row]:
-    """Who leaves at each exit, and what full depth says of them."""
+    """The pictures that leave at each exit, and the answers of full depth to them."""
     for kind, layers in product(kinds, SETS):
         full = kind.right(kind.heads[0].material.layers[-1])
         outcomes = [point.evaluation for point in kind.chosen(layers)]

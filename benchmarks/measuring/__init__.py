@@ -1,1 +1,1 @@
-"""What benchmarks share: files to measure, clocks, memory, profiles, and how a result is kept."""
+"""Parts that benchmarks share: files to measure, clocks, memory, profiles, and results."""

@@ -67,7 +67,7 @@ else:
 
 @dataclass(frozen=True)
 class Making:
-    """What it took to make an INT8 file, from process start to exit."""
+    """The cost of making an INT8 file, from process start to exit."""
 
     seconds: float
     peak: float  # megabytes

@@ -88,7 +88,7 @@ def sum_by_operator(kernels: Sequence[Kernel]) -> Counter[str]:
 
 
 def _open_profiled(path: Path, prefix: Path) -> onnxruntime.InferenceSession:
-    """As `open_session` does on one thread, but profiled."""
+    """Open a session as `open_session` does on one thread, but profiled."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1

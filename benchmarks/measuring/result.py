@@ -53,7 +53,7 @@ def save(name: str, tables: Mapping[str, Rows], facts: Mapping[str, Any], *, qui
 
 
 def command_line() -> str:
-    """What was typed, with the names of folders in place of their paths."""
+    """Return the command that was typed, with the names of folders in place of their paths."""
     script, *arguments = sys.argv
     shown = [Path(value).name if "/" in value else value for value in arguments]
     return shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])

@@ -33,7 +33,7 @@ class Times:
 
     @property
     def rounds(self) -> int:
-        """How often each contender ran."""
+        """The number of runs of each contender."""
         return len(next(iter(self.seconds.values())))
 
     def median(self, name: str) -> float:
@@ -41,7 +41,7 @@ class Times:
         return median(self.seconds[name])
 
     def faster(self, name: str, than: str) -> float:
-        """How many times faster one contender is than another, the median of the ratios within a round."""
+        """Return how many times faster one contender is than another: the median ratio within a round."""
         pairs = zip(self.seconds[than], self.seconds[name], strict=True)
         return median(other / own for other, own in pairs)
 

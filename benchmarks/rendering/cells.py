@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tgems_export.study.wording import NONE, count, percent, points
+from tgems_export.study.reporting.wording import NONE, count, percent, points
 
 __all__ = ["cells", "fill"]
 

@@ -15,9 +15,9 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader
 
 from rendering.cells import Columns, Row, cells, fill
-from tgems_export.study.page import make_environment
-from tgems_export.study.parts import holds_figures
-from tgems_export.study.wording import count, percent
+from tgems_export.study.reporting.page import make_environment
+from tgems_export.study.reporting.parts import holds_figures
+from tgems_export.study.reporting.wording import count, percent
 
 __all__ = [
     "RESULTS",

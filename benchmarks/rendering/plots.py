@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from rendering.cells import fill
 from rendering.pages import Record
-from tgems_export.study.drawing import make_plot
-from tgems_export.study.parts import Plot
+from tgems_export.study.reporting.drawing import make_plot
+from tgems_export.study.reporting.parts import Plot
 
 __all__ = ["PLOTS"]
 

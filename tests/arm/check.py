@@ -73,13 +73,13 @@ class Device:
         return self.image.run(arguments, env=emulated, volumes=volumes, stdout=subprocess.PIPE)
 
     def answers(self, model: str) -> list[dict[str, Any]]:
-        """What `classify --json` says about every picture, with the rates of all classes."""
+        """Return the output of `classify --json` for every picture, with the rates of all classes."""
         done = self.run("classify", "--model", model, "--json", "--quiet", "--top", str(ALL), "pictures")
         done.check_returncode()
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def transcript(self, models: list[str]) -> str:
-        """What `verify` and `classify` print for every file and the first pictures, with the commands."""
+        """Return the output of `verify` and `classify` for every file, with the commands."""
         pictures = [
             f"pictures/{path.name}" for path in find_pictures(self.data / "pictures").paths[:SHOWN_PICTURES]
         ]
@@ -91,7 +91,7 @@ class Device:
         return "\n".join(lines)
 
     def versions(self) -> str:
-        """What this is and what is installed in it."""
+        """Return a description of this machine and of what is installed on it."""
         done = self.image.enter(["python3", "-c", VERSIONS], stdout=subprocess.PIPE)
         done.check_returncode()
         return done.stdout.strip()

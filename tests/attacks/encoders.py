@@ -113,7 +113,7 @@ def card_attack(name, encoder, words):
 
 
 class RunsACommand:
-    """What a pickle runs that is not read as weights alone."""
+    """A pickle that runs code unless it is read as weights alone."""
 
     def __reduce__(self):
         return os.system, (f"touch {MARKER}",)

@@ -18,7 +18,7 @@ from tgems_export.exporting.exits import DEMO_HEADS
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Of the demo CLIP, whose architecture is registered under a name without tags."""
+    """Weights of the demo CLIP, whose architecture is registered under a name without tags."""
     folder = tmp_path_factory.mktemp("architecture")
     config = json.loads((DEMO_FOLDER / "open_clip_config.json").read_text())["model_cfg"]
     (folder / f"{ARCHITECTURE}.json").write_text(json.dumps(config))

@@ -19,7 +19,7 @@ from tgems_export.encoders.checkpoints.reading import read_checkpoint
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.encoders.prompts import load_templates
 from tgems_export.heads.file import load_head_card
-from tgems_export.tensors import read_tensors, write_tensors
+from tgems_export.storage.tensors import read_tensors, write_tensors
 
 pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
 

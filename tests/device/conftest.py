@@ -48,7 +48,7 @@ def classifier():
 
 @pytest.fixture(scope="session")
 def colour_card():
-    """Of a model that answers with the strongest of three colours."""
+    """A model that answers with the strongest of three colours."""
     return Card(
         classes=("red", "green", "blue"),
         classes_not_trained=("blue",),

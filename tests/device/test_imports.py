@@ -1,4 +1,4 @@
-"""What the device package must not load, and what it offers."""
+"""The device package loads no workstation package, and offers its public names."""
 
 import ast
 import json

@@ -83,7 +83,7 @@ class Image:
         return subprocess.run(["unshare", "--mount", "sh", "-c", script], stdout=stdout, text=True)
 
     def inside(self, path: str) -> Path:
-        """Where an absolute path of the image lies on this machine."""
+        """Return the place of an absolute path of the image on this machine."""
         return self.root / path.lstrip("/")
 
 

@@ -32,7 +32,7 @@ LARGEST_INPUT = 1 << 17  # bytes
 
 @dataclass
 class Record:
-    """What became of a search, kept in a file as it goes on."""
+    """The state of a search, kept in a file as it goes on."""
 
     target: str
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""What the fuzzers run: everything that reads what others wrote.
+"""Targets of the fuzzers: everything that reads what others wrote.
 
 Each target takes any bytes and raises nothing but what users may see, a TgemsError. Files that carry a digest
 are sealed again, or nothing would get past it. Each begins with files that are as they should be.
@@ -112,7 +112,6 @@ def cache() -> Target:
     from tgems_export.encoders.checkpoints.reading import read_checkpoint
     from tgems_export.encoders.encoder import load_encoder
     from tgems_export.exporting.exits import DEMO_HEADS
-    from tgems_export.files import read_checked, write_checked
     from tgems_export.heads.file import (
         head_file,
         load_head,
@@ -120,7 +119,8 @@ def cache() -> Target:
         load_trained_pictures,
         trained_pictures_file,
     )
-    from tgems_export.tensors import read_tensors, write_tensors
+    from tgems_export.storage.files import read_checked, write_checked
+    from tgems_export.storage.tensors import read_tensors, write_tensors
 
     encoder = load_encoder()
     folder = Path(tempfile.mkdtemp())
@@ -351,7 +351,7 @@ def _unpacked(content: bytes) -> bytes:
 
 
 def load_metadata(content: bytes) -> dict[str, str]:
-    """What a safetensors file says beside its tensors."""
+    """Return the metadata of a safetensors file."""
     end = 8 + int.from_bytes(content[:8], "little")
     return dict(json.loads(content[8:end])["__metadata__"])
 

@@ -1,4 +1,4 @@
-"""What pages show: commands, which must exist, and links, which must lead somewhere."""
+"""Pages show commands, which must exist, and links, which must lead somewhere."""
 
 import functools
 import re

@@ -21,8 +21,8 @@ from rendering.cells import cells, fill
 from rendering.plots import PLOTS
 
 from tgems_edge.progress import Reporter
-from tgems_export.study.noise_report import render_noise
 from tgems_export.study.report import render
+from tgems_export.study.reporting.noise_report import render_noise
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"

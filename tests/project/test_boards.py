@@ -14,7 +14,7 @@ SCRIPT = ROOT / "benchmarks" / "boards.py"
 
 @pytest.fixture(scope="module")
 def printed():
-    """What the real command prints for the built-in file."""
+    """Return the output of the real command for the built-in file."""
     command = [sys.executable, "-m", "tgems_edge", "bench", "--seconds", "0.05", "--threads", "1", "--json"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 

@@ -96,7 +96,7 @@ def locked(name: str, platform: dict[str, str]) -> dict[str, str]:
 
 
 def wanted(distribution: str, extra: str, platform: dict[str, str]) -> list[Requirement]:
-    """What a distribution of ours asks for on a platform, and what those of ours that it names ask for."""
+    """Return the requirements of a distribution of ours on a platform, with those of ours that it names."""
     environment = {"sys_platform": "linux", "extra": extra, **platform}
     found = []
     for requirement in map(Requirement, requires(distribution)):

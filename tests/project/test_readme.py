@@ -1,4 +1,4 @@
-"""What the README says is what happens."""
+"""The commands of the README do what it says."""
 
 import os
 import re
@@ -19,7 +19,7 @@ SNIPPETS = [
 
 @pytest.fixture
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the root of the checkout, without the user's own settings."""
+    """Run at the root of the checkout, without the user's own settings."""
     monkeypatch.chdir(ROOT)
     for name in [name for name in os.environ if name.startswith("TGEMS_")]:
         monkeypatch.delenv(name)

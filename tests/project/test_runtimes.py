@@ -1,4 +1,4 @@
-"""What we export runs where people are: the oldest onnxruntime we promise, Python 3.10, arm64."""
+"""Exported files run on the oldest onnxruntime we promise, on Python 3.10 and on arm64."""
 
 import json
 import subprocess

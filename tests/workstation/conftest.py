@@ -23,7 +23,7 @@ from tgems_export.exporting.graph.exit_graph import Cut, ExitGraph
 from tgems_export.exporting.graph.onnx_graph import to_onnx
 from tgems_export.heads.learning import TrainingSettings, train_heads
 from tgems_export.heads.tgem import TGemHead
-from tgems_export.heads.tgem_training import TGemSettings
+from tgems_export.heads.training.tgem import TGemSettings
 from tgems_export.pictures import SHAPES, draw
 
 FIGURES = {"red_circle": "ellipse", "green_square": "rectangle", "blue_cross": "line"}

@@ -1,4 +1,4 @@
-"""Where the export extra is missing, its commands still show, and say in one line what to install."""
+"""Commands of the missing export extra still show, and say in one line what to install."""
 
 import subprocess
 import sys

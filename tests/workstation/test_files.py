@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tgems_export import files
-from tgems_export.files import read_checked, write_atomically, write_checked
+from tgems_export.storage import files
+from tgems_export.storage.files import read_checked, write_atomically, write_checked
 
 posix = pytest.mark.skipif(os.name != "posix", reason="locks of files")
 # Begins to write a file, says so, and waits to be killed.
 WRITER = """
 import sys, time
 from pathlib import Path
-from tgems_export.files import _temporary_beside
+from tgems_export.storage.files import _temporary_beside
 with _temporary_beside(Path(sys.argv[1])):
     print("writing", flush=True)
     time.sleep(60)

@@ -18,7 +18,7 @@ from tgems_export.pictures import draw
 
 @pytest.fixture(scope="module")
 def tower(tmp_path_factory):
-    """As `bench --against full` has it made: in a process of its own, through the entry point."""
+    """Make it as `bench --against full` does: in a process of its own, through the entry point."""
     path = tmp_path_factory.mktemp("towers") / "full.onnx"
     make_tower("demo", path)
     return path

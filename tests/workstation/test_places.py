@@ -1,4 +1,4 @@
-"""Where the workstation writes: what it does where it cannot, and that it finds out before the work."""
+"""The workstation finds out before the work where it cannot write."""
 
 import errno
 import sys
@@ -10,11 +10,11 @@ from attacks.names import NAMES, is_calm
 from tgems_edge.errors import InputError
 from tgems_edge.progress import Reporter
 from tgems_edge.sources.data import read_labelled
-from tgems_export import cache as places
-from tgems_export import outputs
-from tgems_export.cache import cache_root, give_home, usable_cache
 from tgems_export.encoders.features import compute_features
-from tgems_export.outputs import check_output_file, check_output_folder
+from tgems_export.storage import cache as places
+from tgems_export.storage import outputs
+from tgems_export.storage.cache import cache_root, give_home, usable_cache
+from tgems_export.storage.outputs import check_output_file, check_output_folder
 
 COMMANDS = ["train", "export", "study"]
 
@@ -108,7 +108,7 @@ class TestCache:
 class TestOutputs:
     @pytest.fixture(autouse=True)
     def no_work(self, monkeypatch):
-        """Nothing long has begun when an output is refused."""
+        """An output is refused before anything long begins."""
 
         def begin(*arguments, **options):
             raise AssertionError("the work has begun")

@@ -32,7 +32,7 @@ from tgems_edge.progress import Reporter
 from tgems_export.builtin.names import Names, collect_names
 from tgems_export.builtin.wordnet import read_nouns, read_senses
 from tgems_export.encoders.prompts import load_templates
-from tgems_export.files import read_checked, write_atomically, write_checked
+from tgems_export.storage.files import read_checked, write_atomically, write_checked
 
 __all__ = ["Settings", "make_photo"]
 

@@ -3,7 +3,7 @@
 import logging
 import os
 
-from tgems_export.cache import give_home
+from tgems_export.storage.cache import give_home
 
 # What goes wrong is raised and becomes one line; these libraries log it as well, several times over.
 logging.getLogger().setLevel(logging.CRITICAL)

@@ -76,11 +76,11 @@ def study(
     from tgems_export.encoders.devices import choose_device
     from tgems_export.encoders.encoder import load_encoder
     from tgems_export.encoders.prompts import load_templates
-    from tgems_export.outputs import check_output_folder
+    from tgems_export.storage.outputs import check_output_folder
     from tgems_export.study.material import Folders
-    from tgems_export.study.noise_report import make_noise_report
     from tgems_export.study.plan import Plan
     from tgems_export.study.report import make_report
+    from tgems_export.study.reporting.noise_report import make_noise_report
 
     check_output_folder(out)
     set_limit(max_pixels)

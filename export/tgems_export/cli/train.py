@@ -104,7 +104,7 @@ def train(
     from tgems_export.encoders.prompts import load_templates, read_class_file
     from tgems_export.heads.learning import TrainingSettings, default_views, train_heads
     from tgems_export.heads.registry import KINDS
-    from tgems_export.outputs import check_output_folder
+    from tgems_export.storage.outputs import check_output_folder
 
     kind = KINDS[head_kind]
     options: dict[str, Any] = {"k": k, "epochs": epochs, "loss": loss}

@@ -16,7 +16,7 @@ __all__ = ["Augmentation", "Mixed", "change", "mix"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far pictures are changed; zeros change nothing but the side."""
+    """Settings of the changes to pictures; zeros change nothing but the side."""
 
     least_area: float = 1.0  # a crop shows at least this share of the picture, enlarged to fill it
     shift: float = 0.0  # of the picture's edge, at most; what is uncovered is mirrored

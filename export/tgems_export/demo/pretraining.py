@@ -36,7 +36,7 @@ from tgems_export.demo.packs import Pack
 from tgems_export.demo.vocabulary import Vocabulary, build_vocabulary
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.prompts import NAMED, class_embeddings
-from tgems_export.files import read_checked, write_atomically, write_checked
+from tgems_export.storage.files import read_checked, write_atomically, write_checked
 
 __all__ = ["RECIPES", "Pictures", "Settings", "cross_entropy", "pretrain", "read_pictures"]
 
@@ -60,7 +60,7 @@ LARGEST_SCALE = 100.0  # of the logits, as in CLIP
 
 @dataclass(frozen=True)
 class Settings:
-    """How the demo CLIP is trained. The defaults want an accelerator."""
+    """Settings of the demo CLIP's training. The defaults want an accelerator."""
 
     width: int = 256  # D; 9.6 M parameters in 12 blocks
     epochs: int = 120
@@ -260,12 +260,12 @@ class _Run:
 
     @torch.no_grad()
     def _answers(self, clip: Any, members: NDArray[np.int64], text: Tensor) -> Tensor:
-        """Which row of text (C, E) each picture is nearest to."""
+        """Return the row of text (C, E) that each picture is nearest to."""
         parts = np.array_split(members, math.ceil(len(members) / CHECK_BATCH))
         return torch.cat([(clip.encode_image(self._images(part)) @ text.T).argmax(1).cpu() for part in parts])
 
     def save(self, step: int, path: Path) -> None:
-        """Everything that the next step depends on."""
+        """The state that the next step depends on."""
         state = {
             "configuration": self.configuration,
             "step": step,
@@ -365,7 +365,7 @@ class _Run:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, data_set: Tensor, smoothing: float) -> Tensor:
-    """Of each label among the classes of its own data set; the others cost nothing.
+    """Return the cross-entropy of each label among the classes of its own data set.
 
     Args:
         logits: (B, C).

@@ -1,4 +1,4 @@
-"""What the pictures are called: class names and their synonyms, in many templates, as tokens.
+"""Names of the pictures: class names and their synonyms, in many templates, as tokens.
 
 CIFAR-10 and Tiny-ImageNet name things on different levels (`dog`, `Chihuahua`). A picture is therefore
 only told apart from the other names of its own data set: a Chihuahua is never pushed away from `dog`.
@@ -34,7 +34,7 @@ class Vocabulary:
         return self.tokens[self.first + (torch.rand(len(self.first)) * among).long()]
 
     def rivals(self, data_set: int) -> Tensor:
-        """Which classes (C,) belong to a data set."""
+        """Return which classes (C,) belong to a data set."""
         return self.data_set == data_set
 
 

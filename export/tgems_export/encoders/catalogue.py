@@ -1,4 +1,4 @@
-"""Which of open_clip's architectures can be cut, from their configurations alone."""
+"""The architectures of open_clip and their exit points, read from configurations alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which accelerator runs the encoder."""
+"""The choice of the accelerator that runs the encoder."""
 
 from __future__ import annotations
 

@@ -49,12 +49,12 @@ class Encoder:
 
     @property
     def blocks(self) -> int:
-        """How many residual blocks the image tower has."""
+        """The number of blocks of the image tower."""
         return len(self.tower.points)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What the tower expects of pictures."""
+        """The preprocessing that the tower expects."""
         config = self.transform
         height, width = config.size if isinstance(config.size, Sequence) else (config.size, config.size)
         return Preprocessing(

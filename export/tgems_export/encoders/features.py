@@ -28,11 +28,11 @@ from tgems_edge.errors import DataError, ImageError, InputError
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime.images import decode, read_pixels, to_pixels
 from tgems_edge.sources.data import ImageFolder
-from tgems_export.cache import cache_root, usable_cache
 from tgems_export.encoders.augmentation import random_part
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.base import ExitPoint, Pool
-from tgems_export.tensors import DIGEST_KEY, read_tensors, write_tensors
+from tgems_export.storage.cache import cache_root, usable_cache
+from tgems_export.storage.tensors import DIGEST_KEY, read_tensors, write_tensors
 
 __all__ = ["Features", "compute_features"]
 

@@ -1,4 +1,4 @@
-"""From class names to text embeddings, by way of prompt templates.
+"""Encode class names as text embeddings, by way of prompt templates.
 
 A T-GEM that is trained on one prompt a class has C inputs and may learn them by heart. So training
 draws from many templates and keeps some aside: accuracy with those tells whether it reads the text.
@@ -139,5 +139,5 @@ def class_embeddings(prompt_embeddings: Tensor) -> Tensor:
 
 
 def teacher_targets(embeddings: Tensor, text: Tensor, logit_scale: float) -> Tensor:
-    """What a CLIP says of pictures (n, E), given texts (C, E): distributions over the classes, (n, C)."""
+    """Return a CLIP's distributions over the classes, (n, C), for pictures (n, E) and texts (C, E)."""
     return (logit_scale * embeddings @ text.T).softmax(1)

@@ -20,11 +20,11 @@ INITIAL_LOGIT_SCALE = 1 / 0.07  # what CLIP begins its training with
 
 
 class TextTower(Protocol):
-    """What training and export need of the text side of a CLIP."""
+    """The text side of a CLIP, as training and export need it."""
 
     @property
     def logit_scale(self) -> float:
-        """What CLIP multiplies cosines with to make logits."""
+        """The factor that turns cosines into CLIP's logits."""
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Text embeddings of length 1, (len(prompts), E), on the CPU."""
@@ -43,7 +43,7 @@ class ClipText:
 
     @property
     def context_length(self) -> int:
-        """How many tokens of a prompt the tokenizer keeps."""
+        """The number of tokens of a prompt that the tokenizer keeps."""
         return int(getattr(self.tokenize, "context_length", None) or self.clip.context_length)
 
     @property
@@ -90,5 +90,5 @@ class StandInText:
         return nn.functional.normalize(torch.from_numpy(drawn).float(), dim=-1)
 
     def first_too_long(self, prompts: Sequence[str]) -> int | None:
-        """Nothing is cut off."""
+        """Return None: no prompt is cut off."""
         return None

@@ -33,8 +33,8 @@ from tgems_export.exporting.pixels import Resize, read_pictures
 from tgems_export.exporting.quantization.int8 import make_int8
 from tgems_export.exporting.sealing import ModelFile, make_card, make_samples, write_model
 from tgems_export.exporting.settings import ExportSettings
-from tgems_export.outputs import check_output_file
 from tgems_export.pictures import draw_many
+from tgems_export.storage.outputs import check_output_file
 from tgems_export.threads import one_thread, open_on_one_thread
 
 __all__ = ["export_exits", "export_model"]

@@ -34,9 +34,9 @@ from tgems_export.exporting.answers import FileGraph
 from tgems_export.exporting.exits import Exit
 from tgems_export.exporting.graph.onnx_graph import IR_VERSION
 from tgems_export.exporting.settings import ExportSettings, GraphSettings
-from tgems_export.files import write_atomically
 from tgems_export.pictures import draw, to_jpeg
 from tgems_export.provenance import versions
+from tgems_export.storage.files import write_atomically
 
 __all__ = ["ModelFile", "make_card", "make_samples", "write_model"]
 

@@ -1,9 +1,12 @@
 """Heads, which stand behind an exit and say how well each class fits: their kinds, and their training.
 
-file         Jumper and T-GEM, or an SSA head, and the file they live in
-losses       what they are trained with
-training     one head: how it is trained, and how it resumes
-ssa          the other kind of head, LRA-EE's, and how it is trained
-health       the degenerate solutions, noticed
-learning     all of it: a folder of pictures to head files
+base       the interface
+tgem       Jumper and T-GEM
+ssa        the MLP of LRA-EE
+zero_shot  the texts of the classes alone
+registry   the kinds that can be trained
+losses     loss functions
+training/  training of each kind, and the health of a head
+learning   a folder of pictures to head files
+file       the head file
 """

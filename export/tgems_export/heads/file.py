@@ -21,10 +21,10 @@ from tgems_edge.sources.data import ImageFolder
 from tgems_export.encoders.checkpoints.loading import RANDOM, is_shipped
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.towers.base import Pool
-from tgems_export.files import write_atomically
 from tgems_export.heads.base import ExitHead, HeadKindName
 from tgems_export.heads.registry import DEFAULT_KIND, KINDS
-from tgems_export.tensors import read_tensors, write_tensors
+from tgems_export.storage.files import write_atomically
+from tgems_export.storage.tensors import read_tensors, write_tensors
 
 __all__ = [
     "HeadCard",

@@ -16,7 +16,6 @@ from tgems_edge.errors import DataError, HeadError, InputError
 from tgems_edge.model_file import records
 from tgems_edge.progress import Reporter, Task
 from tgems_edge.sources.data import ImageFolder
-from tgems_export.cache import usable_cache
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.features import Features, compute_features
 from tgems_export.encoders.prompts import (
@@ -37,10 +36,11 @@ from tgems_export.heads.file import (
     save_trained_pictures,
 )
 from tgems_export.heads.registry import DEFAULT_KIND, HeadKind, kind_of
-from tgems_export.heads.tgem_training import TGemSettings
-from tgems_export.heads.training import HeadSettings, OnEpoch, Teacher, TrainingSet, validate
+from tgems_export.heads.training.base import HeadSettings, OnEpoch, Teacher, TrainingSet, validate
+from tgems_export.heads.training.tgem import TGemSettings
 from tgems_export.provenance import versions
 from tgems_export.splits import split
+from tgems_export.storage.cache import usable_cache
 
 __all__ = ["TrainingSettings", "default_views", "train_heads"]
 

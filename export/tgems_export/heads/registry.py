@@ -8,10 +8,10 @@ from typing import Any
 
 from tgems_export.heads.base import ExitHead, HeadKindName
 from tgems_export.heads.ssa import SsaHead
-from tgems_export.heads.ssa_training import SsaSettings
 from tgems_export.heads.tgem import TGemHead
-from tgems_export.heads.tgem_training import TGemSettings
-from tgems_export.heads.training import HeadSettings
+from tgems_export.heads.training.base import HeadSettings
+from tgems_export.heads.training.ssa import SsaSettings
+from tgems_export.heads.training.tgem import TGemSettings
 
 __all__ = ["DEFAULT_KIND", "KINDS", "HeadKind", "kind_of"]
 

@@ -1,4 +1,4 @@
-"""What a report reads from the results of a study: means, pairs, and what an oracle would reach.
+"""Figures that a report reads from the results of a study: means, pairs, and an oracle's.
 
 B pictures that measure, N layers. "The method" is T-GEM + Jumper with the pool that did better on the
 training pictures that watched; pictures that measure choose nothing.
@@ -52,14 +52,14 @@ NORMAL = 1.96  # standard errors to either side hold 95 of 100 cases
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two accuracies on the same pictures, as shares."""
+    """The difference of two accuracies on the same pictures, as shares."""
 
     mean: float
     half_width: float  # of the interval that holds 95 of 100 cases
 
     @property
     def verdict(self) -> Literal["better", "no difference", "worse"]:
-        """What the pictures can tell of the first against the second."""
+        """Compare the first with the second on the same pictures."""
         if abs(self.mean) <= self.half_width:
             return "no difference"
         return "better" if self.mean > 0 else "worse"
@@ -109,11 +109,11 @@ class Study:
         return [self.value(head.name, measure) for head in heads]
 
     def mean(self, layer: int, measure: str) -> float:
-        """Of the method at one layer, over the seeds."""
+        """Figures of the method at one layer, over the seeds."""
         return float(np.mean(self.values(self.heads(layer), measure)))
 
     def first(self, layer: int, measure: str) -> Any:
-        """Of the method at one layer, of seed 0."""
+        """A figure of the method at one layer, of seed 0."""
         return self.value(self.heads(layer)[0].name, measure)
 
     def best_rival(self, layer: int, pool: Pool) -> str:
@@ -137,7 +137,7 @@ class Study:
         return max(self.value(task, f"{form} {size}") for form in FORMS for size in SAMPLES)
 
     def few_shot(self, heads: Sequence[Variation], rival: str) -> list[float]:
-        """Of a rival that learned from the same few pictures as these heads, for each of them."""
+        """Figures of a rival that learned from the same few pictures as these heads, for each of them."""
         return [self.value(few_shot_rivals(head), f"{rival} top1") for head in heads]
 
     @property
@@ -153,7 +153,7 @@ class Study:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """For each promised coverage, where the measured one falls in 95 of 100 cases."""
+        """The 95 % interval of the measured coverage, for each promised one."""
         return {c: coverage_interval(self.subject.calibration, self.pictures, float(c)) for c in COVERAGES}
 
     def _bits(self, text: str) -> NDArray[np.bool_]:
@@ -166,12 +166,12 @@ class Study:
 
 
 def share_half_width(share: float, pictures: int) -> float:
-    """Of the interval that holds 95 of 100 cases."""
+    """Return half the width of the 95 % interval of a share."""
     return NORMAL * math.sqrt(share * (1 - share) / pictures)
 
 
 def auroc_half_width(auroc: float, known: int, unknown: int) -> float:
-    """Of the interval that holds 95 of 100 cases (Hanley and McNeil 1982)."""
+    """Return half the width of the 95 % interval of an AUROC (Hanley and McNeil 1982)."""
     of_unknown = auroc / (2 - auroc) - auroc**2
     of_known = 2 * auroc**2 / (1 + auroc) - auroc**2
     variance = auroc * (1 - auroc) + (unknown - 1) * of_unknown + (known - 1) * of_known

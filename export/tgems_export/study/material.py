@@ -1,4 +1,4 @@
-"""What a study works on: activations, labels and texts, each picture with one purpose."""
+"""Data of a study: activations, labels and texts, each picture with one purpose."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PARTS = 5  # of DATA where nothing else is given: one calibrates, one measures, 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the pictures of a study lie."""
+    """The folders of a study's pictures."""
 
     training: Path
     calibration: Path | None = None  # this and the next: both or neither; neither splits `training`
@@ -68,7 +68,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Material:
-    """Everything a study measures with; it can be sent to another process."""
+    """All data of a study; it can be sent to another process."""
 
     layers: int
     pools: tuple[Pool, ...]

@@ -37,7 +37,7 @@ def which_are_right(right: NDArray[np.bool_]) -> str:
 
 
 def right_answers(text: str, pictures: int) -> NDArray[np.bool_]:
-    """What `which_are_right` wrote."""
+    """Read what `which_are_right` wrote."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=pictures).astype(bool)
 
 

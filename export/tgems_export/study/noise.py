@@ -33,7 +33,7 @@ from tgems_edge.runtime.images import read_pixels
 from tgems_edge.runtime.session import open_session
 from tgems_edge.sources.data import ImageFolder
 from tgems_export.encoders.encoder import Encoder
-from tgems_export.encoders.towers.vit import ViT
+from tgems_export.encoders.towers.vits.vit import ViT
 from tgems_export.exporting.graph.exit_graph import TowerGraph
 from tgems_export.exporting.graph.onnx_graph import OPSETS, to_onnx
 from tgems_export.exporting.quantization.equalisation import equalise
@@ -64,7 +64,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Noise:
-    """What was measured."""
+    """All measurements."""
 
     natural: NDArray[np.float64]  # (N,) d_nat
     profiles: Mapping[str, Profile]  # by recipe
@@ -78,7 +78,7 @@ class Noise:
 
 @dataclass
 class Drift:
-    """How far one recipe drifts, a picture at a time."""
+    """The drift of one recipe, a picture at a time."""
 
     distances: list[NDArray[np.float64]] = field(default_factory=list)  # (N,)
     cosines: list[NDArray[np.float64]] = field(default_factory=list)  # (N,)

@@ -1,4 +1,4 @@
-"""Which tasks a study consists of."""
+"""The tasks of a study."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FEW_SHOT_RIVALS = ("regression", "nearest mean")  # one picture a class has no c
 
 @dataclass(frozen=True)
 class Plan:
-    """How a study is made."""
+    """The plan of a study."""
 
     k: int
     epochs: int

@@ -14,13 +14,13 @@ from tgems_edge.progress import Reporter
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.prompts import Templates
 from tgems_export.exporting.graph.costs import Cost, count_exit, count_full
-from tgems_export.files import write_atomically
-from tgems_export.study import plots, statements, tables
+from tgems_export.storage.files import write_atomically
 from tgems_export.study.figures import Study
 from tgems_export.study.material import Folders, Material, gather
-from tgems_export.study.page import Page, Section, made_with, to_html, to_markdown, to_text
-from tgems_export.study.parts import Plot, Table
 from tgems_export.study.plan import Plan
+from tgems_export.study.reporting import plots, statements, tables
+from tgems_export.study.reporting.page import Page, Section, made_with, to_html, to_markdown, to_text
+from tgems_export.study.reporting.parts import Plot, Table
 from tgems_export.study.rivals import FORMS
 from tgems_export.study.run import run
 from tgems_export.study.subject import Subject
@@ -102,7 +102,7 @@ def render(figures: Path) -> Report:
 def identify(
     encoder: Encoder, material: Material, digests: dict[str, str], templates: Templates, plan: Plan
 ) -> dict[str, Any]:
-    """What a study is of; equal identities have equal figures."""
+    """Return the identity of a study; equal identities have equal figures."""
     exits = [count_exit(encoder, point, plan.k, material.text) for point in encoder.tower.points]
     return {
         "schema_version": SCHEMA_VERSION,

@@ -1,4 +1,4 @@
-"""What the T-GEM is held against: the paper's baseline, closed-form classifiers, and the full CLIP.
+"""Rivals of the T-GEM: the paper's baseline, closed-form classifiers, and the full CLIP.
 
 All of them see the same pictures and the same activations as the T-GEM, and none of them sees text, except
 for the full CLIP.

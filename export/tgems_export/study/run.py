@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from tgems_edge.children import end_with
 from tgems_edge.errors import InputError
 from tgems_edge.progress import Reporter
-from tgems_export.files import write_atomically
+from tgems_export.storage.files import write_atomically
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value
 from tgems_export.study.plan import Plan, Results, Task, ablation_tasks, layer_tasks

@@ -1,4 +1,4 @@
-"""What a study is of, as far as its report tells it; kept with the figures, so a report can be made again."""
+"""The subject of a study, as its report states it; kept with the figures, so it can be made again."""
 
 from __future__ import annotations
 

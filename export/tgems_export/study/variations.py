@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from tgems_export.encoders.prompts import class_embeddings, teacher_targets
 from tgems_export.encoders.towers.base import Pool
-from tgems_export.heads.health import examine
 from tgems_export.heads.losses import LossName
 from tgems_export.heads.tgem import TGemHead
-from tgems_export.heads.tgem_training import TGemSettings, train_tgem_head
-from tgems_export.heads.training import TrainingSet, predict
+from tgems_export.heads.training.base import TrainingSet, predict
+from tgems_export.heads.training.health import examine
+from tgems_export.heads.training.tgem import TGemSettings, train_tgem_head
 from tgems_export.splits import split
 from tgems_export.study.material import Material
 from tgems_export.study.measures import Value, measure_answers, measure_certainty
@@ -74,7 +74,7 @@ class _Unprojected(TGemHead):
 def training_members(
     material: Material, seed: int, per_class: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of the training pictures train and which watch; the same for a T-GEM and for its rivals."""
+    """Split the training pictures into those that train and those that watch, as for the rivals."""
     labels = material.training.labels
     train, watch = split(labels, VALIDATION_SHARE, seed)
     if per_class is not None:

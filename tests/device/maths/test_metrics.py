@@ -1,4 +1,4 @@
-"""What is measured on labelled pictures: hand-computed examples, and other people's implementations."""
+"""Metrics agree with hand-computed examples and with other people's implementations."""
 
 from collections import Counter
 

@@ -64,7 +64,7 @@ def copy(tmp_path):
 class TestFlippedBytes:
     @pytest.mark.parametrize("pictures", [100, pytest.param(2500, marks=pytest.mark.large)])
     def test_every_byte_of_the_card(self, write_model, card, pictures):
-        """In a file without a graph and, as most of the card names pictures, of fewer of them."""
+        """Write a file without a graph and with fewer samples."""
         data = json.loads(card)
         data["file_sha256"] = "0" * 64
         data["calibration"]["images"] = pictures

@@ -71,7 +71,7 @@ NULL_ELSEWHERE = {  # these may be null, but not in `full_card`
 
 @pytest.fixture(scope="module")
 def full_card(dynamic_card):
-    """With every optional field present."""
+    """A card with every optional field present."""
     return replace(
         dynamic_card,
         classes=("rouge vif", "猫", '"file_sha256"'),

@@ -26,7 +26,7 @@ FLOAT, INT8 = 1, 3
 
 
 def number(value):
-    """As protobuf writes it."""
+    """Encode as protobuf does."""
     value %= 1 << 64
     groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
     return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
@@ -320,7 +320,7 @@ FIELDS = st.recursive(
 
 
 class TestAnyFile:
-    """Nothing but a header or a ModelFileError, and soon."""
+    """Reading ends in a header or a ModelFileError, and soon."""
 
     @any_file
     @given(data=st.binary(max_size=200))

@@ -1,4 +1,4 @@
-"""What decoding makes of colour profiles, files without an end, formats, sources, limits and threads."""
+"""Decoding of colour profiles, files without an end, formats, sources, limits and threads."""
 
 import io
 import subprocess

@@ -1,4 +1,4 @@
-"""What is found in folders and by globs, in what order, and what is left out and counted."""
+"""Pictures are found in folders and by globs, in order; what is left out is counted."""
 
 import glob
 import os
@@ -38,7 +38,7 @@ def put(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_heif(monkeypatch):
-    """As where pillow-heif is not installed."""
+    """Pretend that pillow-heif is not installed."""
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for cached in (formats.register_heif, formats._has_decoder):
         cached.cache_clear()

@@ -1,4 +1,4 @@
-"""Which architectures can be cut is read off their configurations, quickly and without memory."""
+"""Architectures and their exit points are read from configurations, quickly and without memory."""
 
 import json
 

@@ -21,7 +21,7 @@ from tgems_export.encoders.encoder import load_encoder
 
 
 class EasyDict(dict):
-    """As training code keeps its settings in, from a package that is not installed here."""
+    """Settings of training code, from a package that is not installed here."""
 
 
 EasyDict.__module__ = "easydict"
@@ -29,7 +29,7 @@ EasyDict.__module__ = "easydict"
 
 @pytest.fixture(autouse=True)
 def pickled_as_easydict(monkeypatch):
-    """What pickle asks for when it saves the object."""
+    """Return what pickle asks for when it saves the object."""
     module = types.ModuleType("easydict")
     module.EasyDict = EasyDict
     monkeypatch.setitem(sys.modules, "easydict", module)
@@ -183,7 +183,7 @@ def test_objects_beside_the_weights_are_not_made(weights, tmp_path):
 
 
 def test_nothing_is_logged_of_random_weights(name, weights, tmp_path, caplog):
-    """As open_clip does when it makes a CLIP into which weights are put afterwards."""
+    """Make a CLIP as open_clip does before weights are put into it."""
     torch.save(weights, tmp_path / "w.pt")
     load_encoder(name, str(tmp_path / "w.pt"))
     assert not caplog.records

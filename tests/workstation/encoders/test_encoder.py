@@ -78,7 +78,7 @@ def test_a_local_checkpoint_is_loaded(encoder, plain, tmp_path, suffix):
 
 
 def test_weights_that_were_trained_with_quick_gelu_run_with_it(encoder, tiny, tmp_path, monkeypatch):
-    """As those of OpenAI do, which open_clip loads into plain GELU with no more than a warning."""
+    """Weights like OpenAI's, which open_clip loads into plain GELU with no more than a warning."""
     name, path = tiny("tiny-tagged"), str(tmp_path / "weights.pt")
     torch.save(encoder.text.clip.state_dict(), path)
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {"quick": {"url": "x", "quick_gelu": True}})
@@ -234,7 +234,7 @@ def test_our_preprocessing_is_open_clips(encoder, shape):
 
 @pytest.fixture(scope="module")
 def preprocessings():
-    """Of architectures whose pictures are squashed, resampled or normalised in different ways."""
+    """Architectures whose pictures are squashed, resampled or normalised in different ways."""
     return {name: random_preprocessing(name, outlined_tower(name)) for name in FAMILIES}
 
 

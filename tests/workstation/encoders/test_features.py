@@ -12,11 +12,11 @@ from tgems_edge.errors import DataError
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime.images import decode, to_pixels
 from tgems_edge.sources.data import read_labelled, read_unlabelled
-from tgems_export.cache import cache_root
 from tgems_export.encoders import features
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.features import compute_features
-from tgems_export.tensors import read_tensors, write_tensors
+from tgems_export.storage.cache import cache_root
+from tgems_export.storage.tensors import read_tensors, write_tensors
 
 
 @pytest.fixture

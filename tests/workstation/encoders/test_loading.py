@@ -121,7 +121,7 @@ def test_a_configuration_of_another_architecture_is_refused(tagged, weights):
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_weights_for_larger_pictures_are_not_stretched(tagged, weights, suffix):
-    """As open_clip does, with no more than a line in its log."""
+    """Load as open_clip does, with no more than a line in its log."""
     state = load_file(weights)
     state["visual.positional_embedding"] = torch.zeros(10 * 10 + 1, 128)
     path = weights.with_suffix(f".{suffix}")

@@ -125,7 +125,7 @@ def test_names_that_the_text_tower_would_cut_off_are_refused_by_name(encoder, wo
 
 
 def test_padding_may_have_another_number_than_zero(encoder):
-    """As in the tokenizers of the multilingual models."""
+    """Tokenize as the multilingual models do."""
 
     def tokenize(prompts, **options):
         tokens = encoder.text.tokenize(prompts, **options)

@@ -10,8 +10,8 @@ import torch
 from tgems_edge.errors import EncoderError
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.encoders.towers.families import read_tower
-from tgems_export.encoders.towers.folding import fold
 from tgems_export.encoders.towers.operations import count_operations
+from tgems_export.encoders.towers.stages.folding import fold
 
 TIMM = {
     "efficientnet": ("tf_efficientnet_lite0", 64),  # pads unevenly, as TensorFlow does

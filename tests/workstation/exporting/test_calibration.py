@@ -37,7 +37,7 @@ def test_calibration_lowers_the_calibration_error_on_other_pictures():
 
 @pytest.mark.parametrize("method", ["threshold", "adaptive"])
 def test_sets_cover_what_they_promise_on_other_pictures(method):
-    """On average over many calibrations, and mostly within the interval of each."""
+    """Coverage holds on average over many calibrations, and mostly within the interval of each."""
     measured = {coverage: [] for coverage in COVERAGES}
     for seed in range(40):
         fitted = calibrate(*draw(2 * seed, 300), K)

@@ -268,7 +268,7 @@ def test_a_quantised_graph_nests_as_well_and_says_the_same(exits, quantised):
 
 
 def products(model, folder):
-    """How often a model multiplies matrices, by operator, as onnxruntime runs it."""
+    """Count products of matrices by operator, as onnxruntime runs them."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.log_severity_level = 3

@@ -1,4 +1,4 @@
-"""From heads to a model file that classifies, and everything that is refused on the way."""
+"""Heads become a model file that classifies; bad input is refused on the way."""
 
 import errno
 import json

@@ -71,7 +71,7 @@ def test_probabilities_are_the_posterior_of_the_rates(encoder, make_exit, temper
 
 
 def weights_up_to(layer, pool, width=128, patch=8, tokens=65, classes=3):
-    """How many numbers an exit needs; the order: patch embedding, blocks, Jumper, tables."""
+    """Count the numbers of an exit, in order: patch embedding, blocks, Jumper, tables."""
     embedding = 3 * patch**2 * width + tokens * width + 2 * width  # its bias is in the positions
     blocks = layer * (12 * width**2 + 13 * width)
     if pool == "cls":

@@ -133,7 +133,7 @@ def made(result):
 
 
 def operators(path):
-    """How often each occurs, in branches as well."""
+    """Count how often each occurs, in branches as well."""
     graphs, found = [onnx.load(path).graph], Counter()
     while graphs:
         for node in graphs.pop().node:

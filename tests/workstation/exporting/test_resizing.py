@@ -118,7 +118,7 @@ def test_what_is_cropped_takes_no_memory():
 
 
 def test_distances_are_integers_up_to_the_kernel():
-    """In half precision, which some runtimes choose unasked, places in a picture would be rounded."""
+    """Half precision, which some runtimes choose unasked, would round places in a picture."""
     graph = onnx.shape_inference.infer_shapes(resizing_graph(BASE, 18)).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     makers = {output: node for node in graph.node for output in node.output}

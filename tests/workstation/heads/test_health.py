@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tgems_export.encoders.prompts import class_embeddings
-from tgems_export.heads.health import effective_rank, examine
 from tgems_export.heads.tgem import SIGMA_FLOOR
-from tgems_export.heads.tgem_training import TGemSettings, train_tgem_head
-from tgems_export.heads.training import TrainingSet, predict
+from tgems_export.heads.training.base import TrainingSet, predict
+from tgems_export.heads.training.health import effective_rank, examine
+from tgems_export.heads.training.tgem import TGemSettings, train_tgem_head
 
 D, E = 32, 16
 VALIDATION = 200

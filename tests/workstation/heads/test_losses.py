@@ -33,7 +33,7 @@ def cross_entropy(logits, label):
 
 
 def by_hand(name, z, mu, variance, label):
-    """Of one picture."""
+    """The loss of one picture."""
     rates = [rate(z.tolist(), m, v) for m, v in zip(mu.tolist(), variance.tolist(), strict=True)]
     cosines = [cosine(z, m) for m in mu]
     scale = K * math.log(2) / 2

@@ -22,9 +22,9 @@ from tgems_export.heads.base import ExitHead
 from tgems_export.heads.file import HeadCard, head_file, load_head, load_head_card, save_head
 from tgems_export.heads.learning import TrainingSettings, train_heads
 from tgems_export.heads.ssa import SsaHead, SsaReadout
-from tgems_export.heads.ssa_training import SsaSettings, train_ssa_head
 from tgems_export.heads.tgem import TGemHead, TGemReadout
-from tgems_export.heads.training import Teacher, TrainingSet, validate
+from tgems_export.heads.training.base import Teacher, TrainingSet, validate
+from tgems_export.heads.training.ssa import SsaSettings, train_ssa_head
 
 D, E, CLASSES = 24, 16, 5
 SETTINGS = SsaSettings(batch=16, learning_rate=5e-3, least_steps=100)  # for a head as small as this
@@ -181,7 +181,7 @@ def test_two_runs_write_equal_files_and_a_third_keeps_them(train, plan, tmp_path
     (one,), (two,) = train(plan, tmp_path / "one"), train(plan, tmp_path / "two")
     assert one.read_bytes() == two.read_bytes()
     monkeypatch.setattr(
-        "tgems_export.heads.ssa_training.train_ssa_head",
+        "tgems_export.heads.training.ssa.train_ssa_head",
         lambda *_, **__: pytest.fail("trained again"),
     )
     train(replace(plan, pool="mean"), tmp_path / "one")

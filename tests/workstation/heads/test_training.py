@@ -16,11 +16,12 @@ from tgems_edge.progress import Reporter
 from tgems_edge.sources.data import read_labelled, read_unlabelled
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import load_templates
-from tgems_export.heads import learning, tgem_training
+from tgems_export.heads import learning
 from tgems_export.heads.file import load_head, load_head_card
 from tgems_export.heads.learning import TrainingSettings, train_heads
-from tgems_export.heads.tgem_training import TGemSettings, train_tgem_head
-from tgems_export.heads.training import TrainingSet
+from tgems_export.heads.training import tgem as tgem_training
+from tgems_export.heads.training.base import TrainingSet
+from tgems_export.heads.training.tgem import TGemSettings, train_tgem_head
 
 SETTINGS = TGemSettings(k=8, epochs=7, epochs_between_checkpoints=2)
 

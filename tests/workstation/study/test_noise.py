@@ -25,8 +25,8 @@ from tgems_export.exporting.quantization.ranges import METHODS
 from tgems_export.pictures import draw_many
 from tgems_export.study import noise as noise_module
 from tgems_export.study.noise import RECIPES, Drift, Noise, Profile, measure_noise, read_halves
-from tgems_export.study.noise_report import page_of
-from tgems_export.study.page import to_markdown
+from tgems_export.study.reporting.noise_report import page_of
+from tgems_export.study.reporting.page import to_markdown
 
 QUIET = Reporter(quiet=True)
 LAYERS = 2
@@ -83,7 +83,7 @@ class TestFormulas:
 
     @pytest.fixture
     def tokens(self):
-        """Of 5 pictures behind 3 blocks, 4 tokens of width 6, exact and noisy."""
+        """Tokens of 5 pictures behind 3 blocks, 4 tokens of width 6, exact and noisy."""
         rng = np.random.default_rng(0)
         exact = rng.standard_normal((self.PICTURES, 3, 4, 6))
         return exact, exact + 0.1 * rng.standard_normal(exact.shape)

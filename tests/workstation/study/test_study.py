@@ -1,4 +1,4 @@
-"""What a study computes: each evaluator where the answer is known, and that interrupted work goes on."""
+"""Evaluators of a study give known answers, and interrupted work goes on."""
 
 import json
 import shutil

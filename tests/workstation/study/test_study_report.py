@@ -14,16 +14,17 @@ import torch
 from tgems_edge.errors import DataError, EncoderError, InputError
 from tgems_export.encoders.prompts import load_templates
 from tgems_export.exporting.graph.costs import Cost
-from tgems_export.study import plots, report, statements, tables
+from tgems_export.study import report
 from tgems_export.study.figures import Difference, Study
 from tgems_export.study.material import Folders, Material, Pictures
 from tgems_export.study.measures import measure_answers, measure_certainty
-from tgems_export.study.page import Page, to_html, to_markdown, to_text
-from tgems_export.study.parts import Table
 from tgems_export.study.plan import FULL, Plan, ablation_tasks, layer_tasks, rivals_task, sampling_task
+from tgems_export.study.reporting import plots, statements, tables
+from tgems_export.study.reporting.page import Page, to_html, to_markdown, to_text
+from tgems_export.study.reporting.parts import Table
+from tgems_export.study.reporting.wording import count, large, layers_named, percent, points, with_spread
 from tgems_export.study.rivals import FORMS, RIVALS, SAMPLES
 from tgems_export.study.subject import Subject
-from tgems_export.study.wording import count, large, layers_named, percent, points, with_spread
 
 CLASSES = ("cat", "<b>&", "a|b_c $x$", "犬")
 LAYER = 2
@@ -149,7 +150,7 @@ def answer(study, task, right, prefix=""):
 
 
 def answer_all(study, right):
-    """Of the method at every layer."""
+    """Figures of the method at every layer."""
     for layer in study.layers:
         for pool in study.subject.pools:
             for head in study.heads(layer, pool):

@@ -1,4 +1,4 @@
-"""From `--encoder` and `--pretrained` to a CLIP of open_clip, and nothing run that data brings along.
+"""Load a CLIP of open_clip by `--encoder` and `--pretrained`, and run nothing that data brings along.
 
 loading      from a name to the configuration of a CLIP, and to its image tower without training
 trust        what a configuration may say

@@ -1,4 +1,4 @@
-"""What a file or a folder is that was given as a checkpoint and is none, told by its first bytes.
+"""Recognise files and folders that were given as checkpoints and are none, by their first bytes.
 
 Suffixes are not asked: a download page saved as `weights.pt` is a page.
 """
@@ -50,7 +50,7 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
 
 
 def container(file: Path) -> tuple[Container | None, str]:
-    """How a checkpoint is packed; or None, and what the file is instead with what to do.
+    """Return how a checkpoint is packed; or None, and what the file is instead with what to do.
 
     Raises:
         OSError: it cannot be read.
@@ -70,7 +70,7 @@ def container(file: Path) -> tuple[Container | None, str]:
 
 
 def explain_folder(folder: Path) -> str:
-    """What a folder is that was given in place of a checkpoint file, and what to do."""
+    """Return what a folder is that was given in place of a checkpoint file, and what to do."""
 
     def holds(pattern: str) -> bool:
         return next(folder.glob(pattern), None) is not None
@@ -99,7 +99,7 @@ def explain_folder(folder: Path) -> str:
 
 
 def _explain(begin: bytes, file: Path) -> str:
-    """What a file with these first bytes is, if it is no checkpoint."""
+    """Return what a file with these first bytes is, if it is no checkpoint."""
     text = begin.lstrip(b"\xef\xbb\xbf \t\r\n")
     lower = text[:512].lower()
     if not begin:
@@ -140,7 +140,7 @@ def _explain_json(file: Path) -> str:
 
 
 def _explain_zip(file: Path) -> str:
-    """What a zip archive is, if torch.save did not write it."""
+    """Return what a zip archive is, if torch.save did not write it."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()

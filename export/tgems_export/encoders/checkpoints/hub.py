@@ -1,4 +1,4 @@
-"""What comes from the Hugging Face hub, or from its cache where there is no network."""
+"""Files of the Hugging Face hub, or of its cache where there is no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From `--encoder` to the configuration of a CLIP of open_clip, and to an image tower without training.
+"""Find the configuration of a CLIP of open_clip by `--encoder`, and make untrained image towers.
 
 What can go wrong inside open_clip, torch and the hub ends as one line that says what to do.
 """
@@ -132,7 +132,7 @@ def random_tower(config: dict[str, Any], seed: int) -> Any:
 
 
 def random_preprocessing(name: str, tower: Any) -> PreprocessCfg:
-    """What the trained weights of a folder or an architecture expect of pictures, where they agree."""
+    """Return the preprocessing of the trained weights of a folder or an architecture, where they agree."""
     if config := folder_config(name):
         with one_line(name, "its configuration"):
             recipe = make_recipe(None, config.get("preprocess_cfg", {}))

@@ -1,4 +1,4 @@
-"""From `--pretrained` to a CLIP with trained weights, and its tokenizer, on the CPU."""
+"""Load a CLIP with the trained weights of `--pretrained`, and its tokenizer, on the CPU."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SHARD_INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights are, as `--encoder` and `--pretrained` say; of a folder and the hub, the name alone."""
+    """Return where weights are, as `--encoder` and `--pretrained` say."""
 
     name: str
     tag: str | None = None
@@ -87,7 +87,7 @@ def load_clip(name: str, pretrained: str | None) -> tuple[Any, Any]:
 
 
 def _read_options(name: str, pretrained: str | None) -> Source:
-    """What the two options name, if it can be there."""
+    """Return the weights that the two options name, if they can be there."""
     if source(name).startswith((LOCAL_DIR, HF_HUB)):
         if pretrained is not None:
             raise EncoderError(f"{name} brings its own weights; leave --pretrained out")
@@ -112,7 +112,7 @@ def _read_options(name: str, pretrained: str | None) -> Source:
 
 
 def _how_trained(given: Source) -> dict[str, Any]:
-    """What open_clip has to be told of how weights were trained; a folder and the hub say it themselves."""
+    """Options of open_clip for weights of a recipe; a folder and the hub state them themselves."""
     name, file = given.name, given.file
     if given.tag:
         return {"force_quick_gelu": recipe_of_tag(name, given.tag).quick_gelu}

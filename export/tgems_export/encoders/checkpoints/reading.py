@@ -86,7 +86,7 @@ def _load(file: Path) -> Any:
 
 
 def _load_pickled(file: Path, *, zipped: bool) -> Any:
-    """What torch.save wrote; objects of other libraries beside the weights come back empty."""
+    """Read what torch.save wrote; objects of other libraries beside the weights come back empty."""
     try:
         names = set(_globals(file, zipped=zipped))
     except Exception:  # as below, and a damaged length may ask for more memory than there is
@@ -185,7 +185,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _root(name: str) -> str | None:
-    """What stands before the image side in a name: "" in visual.conv1.weight, "model." with that before."""
+    """Return the prefix of the image side in a name: "" in visual.conv1.weight, "model." with that before."""
     parts = name.split(".")
     for index, part in enumerate(parts[:-1]):
         if part in IMAGE_SIDE:
@@ -199,7 +199,7 @@ def _refuse_adapter(file: Path, named: Mapping[str, Tensor]) -> None:
 
 
 def _explain_names(named: Mapping[str, Tensor]) -> str:
-    """What weights without an image side are."""
+    """Describe weights without an image side."""
 
     def holds(*beginnings: str) -> bool:
         return any(name.startswith(beginnings) for name in named)

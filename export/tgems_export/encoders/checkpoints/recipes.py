@@ -1,4 +1,4 @@
-"""How weights were trained, as far as it changes what has to be computed with them.
+"""Recipes: how weights were trained, as far as it changes what has to be computed with them.
 
 Weights do not say themselves. open_clip keeps it with each of its tags, and only warns when an architecture
 runs weights with another activation than theirs; a checkpoint file gets whatever the architecture's
@@ -44,7 +44,7 @@ class Recipe:
     preprocessing: PreprocessCfg  # but for its size: a tower knows its own
 
     def __str__(self) -> str:
-        """As an error message names it."""
+        """Return its name in an error message."""
         resized = f"{self.preprocessing.interpolation} {self.preprocessing.resize_mode}"
         return (
             f"{'QuickGELU' if self.quick_gelu else 'GELU'}, mean {self.preprocessing.mean[0]:.2f}, {resized}"
@@ -52,13 +52,13 @@ class Recipe:
 
 
 def recipe_of_tag(architecture: str, tag: str) -> Recipe:
-    """What open_clip notes; QuickGELU is with the tag or with the architecture."""
+    """Return open_clip's notes; QuickGELU is with the tag or with the architecture."""
     notes = open_clip.get_pretrained_cfg(architecture, tag)
     return make_recipe(notes.get("quick_gelu") or _has_quick_gelu(architecture), notes)
 
 
 def recipe_of_file(architecture: str, file: Path) -> Recipe:
-    """What the configuration beside a checkpoint says, or what its architecture and all its tags agree on.
+    """Read the configuration beside a checkpoint, or take what its architecture and all its tags agree on.
 
     Without tags there is nobody to disagree: such weights were made with open_clip as it is.
 
@@ -104,7 +104,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def make_recipe(quick_gelu: object, preprocessing: dict[str, Any]) -> Recipe:
-    """From what a configuration or open_clip's notes say; a single number stands for all three colours.
+    """Read a configuration or open_clip's notes; a single number stands for all three colours.
 
     Raises:
         EncoderError: no preprocessing can be as it says.

@@ -1,4 +1,4 @@
-"""What a CLIP's own files may say: sizes and names, never code, nor a place to take something from.
+"""Check a CLIP's own files: they may state sizes and names, never code or a place to fetch from.
 
 open_clip hands `tokenizer_kwargs` and names of towers to transformers, which runs Python of a folder or of
 the hub when it is told to. So a configuration is read against a list of what may be in it.

@@ -226,7 +226,7 @@ class Outline:
         )
 
     def __str__(self) -> str:
-        """As an error message names it, with architectures of that size."""
+        """Return its name in an error message, with architectures of that size."""
         size = f"width {self.width}, {self.layers} blocks, patches of {self.patch}, pictures of {self.image}"
         if self.text:
             size += f", {self.text[0]} text tokens"

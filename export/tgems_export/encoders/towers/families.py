@@ -1,4 +1,4 @@
-"""Which family an image encoder of open_clip belongs to."""
+"""The family that an image encoder of open_clip belongs to."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from timm.models.vitamin import MbConvStages
 from torch import nn
 
 from tgems_edge.errors import EncoderError
-from tgems_export.encoders.towers import efficientnet, fastvit, hybrids, pyramids, resnet
 from tgems_export.encoders.towers.base import Tower
-from tgems_export.encoders.towers.openclip_vit import OpenClipViT
-from tgems_export.encoders.towers.staged import StagedTower, Structure
-from tgems_export.encoders.towers.timm_vit import TimmViT
+from tgems_export.encoders.towers.stages import efficientnet, fastvit, hybrids, pyramids, resnet
+from tgems_export.encoders.towers.stages.tower import StagedTower, Structure
+from tgems_export.encoders.towers.vits.openclip_vit import OpenClipViT
+from tgems_export.encoders.towers.vits.timm_vit import TimmViT
 
 __all__ = ["kind_of", "read_tower"]
 
@@ -74,7 +74,7 @@ def _staged(module: Any, read: Callable[[Any], Structure]) -> StagedTower:
 
 
 def kind_of(module: nn.Module) -> str:
-    """What kind of network an image encoder of open_clip is, by the name its library gives it."""
+    """Return the kind of an image encoder of open_clip, by the name its library gives it."""
     if isinstance(module, TimmModel):
         return f"{type(module.trunk).__name__} (timm)"
     return f"{type(module).__name__} (open_clip)"

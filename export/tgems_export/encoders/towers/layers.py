@@ -14,7 +14,7 @@ class Gelu(nn.Module):
     """GELU in the one spelling that onnxruntime takes for a GELU."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Of any shape."""
+        """Apply GELU to a tensor of any shape."""
         return tokens * (torch.erf(tokens / math.sqrt(2)) + 1.0) * 0.5
 
 

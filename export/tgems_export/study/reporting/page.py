@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from tgems_edge.printable import padded, printable, width
 from tgems_export.provenance import processor, versions
-from tgems_export.study.parts import Plot, Table
+from tgems_export.study.reporting.parts import Plot, Table
 
 __all__ = ["Page", "Section", "made_with", "make_environment", "to_html", "to_markdown", "to_text"]
 

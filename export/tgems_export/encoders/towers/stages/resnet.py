@@ -5,7 +5,7 @@ from __future__ import annotations
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from tgems_export.encoders.towers.staged import Step, Structure
+from tgems_export.encoders.towers.stages.tower import Step, Structure
 
 __all__ = ["structure"]
 

@@ -1,4 +1,4 @@
-"""How a report writes its figures and lists."""
+"""Figures and lists as a report writes them."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def layers_named(layers: Sequence[int], of: int) -> str:
 
 
 def _proper(text: str) -> str:
-    """With a minus sign instead of a hyphen, and no sign before a zero."""
+    """Format with a minus sign instead of a hyphen, and no sign before a zero."""
     return text.replace("-", "−") if any(digit in text for digit in "123456789") else text.lstrip("+-")

@@ -7,7 +7,7 @@ from typing import Any
 from open_clip.timm_model import TimmModel
 from torch import nn
 
-from tgems_export.encoders.towers.staged import MAP, ROWS, Step, Structure
+from tgems_export.encoders.towers.stages.tower import MAP, ROWS, Step, Structure
 
 __all__ = ["convnext_structure", "swin_structure"]
 

@@ -13,7 +13,7 @@ from open_clip.transformer import (
 )
 from torch import Tensor, nn
 
-from tgems_export.encoders.towers.parts import (
+from tgems_export.encoders.towers.vits.parts import (
     Attention,
     Block,
     Stem,
@@ -23,7 +23,7 @@ from tgems_export.encoders.towers.parts import (
     scaled_block,
     thirds,
 )
-from tgems_export.encoders.towers.vit import ViT
+from tgems_export.encoders.towers.vits.vit import ViT
 
 __all__ = ["OpenClipViT"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
-from tgems_export.encoders.towers.staged import Step, Structure
+from tgems_export.encoders.towers.stages.tower import Step, Structure
 
 __all__ = ["structure"]
 
@@ -23,7 +23,7 @@ def structure(module: TimmModel) -> Structure:
 
 
 class _Behind(nn.Module):
-    """What follows the last block: (B, D, h, w) to (B, E)."""
+    """The layers behind the last block: (B, D, h, w) to (B, E)."""
 
     def __init__(self, module: TimmModel):
         super().__init__()

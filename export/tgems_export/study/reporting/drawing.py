@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from tgems_export.study.parts import Plot
+from tgems_export.study.reporting.parts import Plot
 
 __all__ = ["make_plot"]
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from tgems_edge.model_file.card import Preprocessing
 from tgems_export.encoders.towers.base import Activations, ExitPoint, Part, Pool, Readout, Tower
-from tgems_export.encoders.towers.folding import fold
 from tgems_export.encoders.towers.operations import count_operations
+from tgems_export.encoders.towers.stages.folding import fold
 
 __all__ = ["MAP", "ROWS", "TOKENS", "StagedTower", "Step", "Structure"]
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from tgems_export.study.page import make_environment
-from tgems_export.study.wording import count, joined, large, layers_named, percent, points, with_spread
+from tgems_export.study.reporting.page import make_environment
+from tgems_export.study.reporting.wording import (
+    count,
+    joined,
+    large,
+    layers_named,
+    percent,
+    points,
+    with_spread,
+)
 
 __all__ = ["say"]
 

@@ -23,12 +23,10 @@ from torch import Tensor
 
 from tgems_edge.errors import DataError
 from tgems_export.encoders.towers.base import Pool
-from tgems_export.files import read_checked, write_checked
 from tgems_export.heads.base import ExitHead
-from tgems_export.heads.health import examine
 from tgems_export.heads.losses import Loss, LossName
 from tgems_export.heads.tgem import TGemHead
-from tgems_export.heads.training import (
+from tgems_export.heads.training.base import (
     Figures,
     HeadSettings,
     OnEpoch,
@@ -38,6 +36,8 @@ from tgems_export.heads.training import (
     predict,
     validate,
 )
+from tgems_export.heads.training.health import examine
+from tgems_export.storage.files import read_checked, write_checked
 from tgems_export.threads import one_thread
 
 __all__ = ["TGemSettings", "train_tgem_head"]

@@ -1,6 +1,6 @@
 """Figures to tables."""
 
-from tgems_export.study.tables.accuracies import (
+from tgems_export.study.reporting.tables.accuracies import (
     ablation,
     accuracy,
     costs,
@@ -10,7 +10,7 @@ from tgems_export.study.tables.accuracies import (
     sampling,
     tops,
 )
-from tgems_export.study.tables.certainty import (
+from tgems_export.study.reporting.tables.certainty import (
     calibration,
     class_coverage,
     coverage,

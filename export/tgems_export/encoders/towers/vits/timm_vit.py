@@ -16,7 +16,7 @@ from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 from torch import Tensor, nn
 
 from tgems_edge.errors import EncoderError
-from tgems_export.encoders.towers.parts import (
+from tgems_export.encoders.towers.vits.parts import (
     Attention,
     Block,
     Rotary,
@@ -27,7 +27,7 @@ from tgems_export.encoders.towers.parts import (
     scaled_block,
     thirds,
 )
-from tgems_export.encoders.towers.vit import ViT
+from tgems_export.encoders.towers.vits.vit import ViT
 
 __all__ = ["TimmViT"]
 

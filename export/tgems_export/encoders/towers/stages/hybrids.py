@@ -9,7 +9,7 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
 from tgems_edge.errors import EncoderError
-from tgems_export.encoders.towers.staged import TOKENS, Step, Structure
+from tgems_export.encoders.towers.stages.tower import TOKENS, Step, Structure
 
 __all__ = ["relative_structure", "vitamin_structure"]
 
@@ -63,7 +63,7 @@ class _Prefixed(nn.Module):
 
 
 class _Behind(nn.Module):
-    """What follows the last block: tokens (B, L, D) to (B, E)."""
+    """The layers behind the last block: tokens (B, L, D) to (B, E)."""
 
     def __init__(self, module: TimmModel):
         super().__init__()

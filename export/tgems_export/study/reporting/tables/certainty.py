@@ -9,10 +9,10 @@ import numpy as np
 
 from tgems_edge.maths.sets import COVERAGES, METHODS, REJECTS
 from tgems_export.study.figures import Study, auroc_half_width
-from tgems_export.study.parts import Table
-from tgems_export.study.tables.choices import MANY_CLASSES, OVERVIEW_COVERAGE, UNKNOWN
+from tgems_export.study.reporting.parts import Table
+from tgems_export.study.reporting.tables.choices import MANY_CLASSES, OVERVIEW_COVERAGE, UNKNOWN
+from tgems_export.study.reporting.wording import count, joined, percent, with_spread
 from tgems_export.study.variations import Variation
-from tgems_export.study.wording import count, joined, percent, with_spread
 
 __all__ = [
     "calibration",
@@ -30,7 +30,7 @@ EXTREMES = 5  # classes shown from either end where there are many
 
 
 def oracle(study: Study) -> Table:
-    """Where pictures are resolved."""
+    """Layers at which pictures are resolved."""
     found = np.bincount(study.first_right, minlength=len(study.layers) + 1)[1:]
     cumulative = found.cumsum()
     rows = [
@@ -92,7 +92,7 @@ def health(study: Study) -> Table:
 
 
 def warnings(study: Study) -> Table | None:
-    """What the health of some head gave rise to; heads with the same warning share a row."""
+    """Warnings about the health of heads; heads with the same warning share a row."""
     concerned = defaultdict(list)
     for what, heads in _head_groups(study):
         for text in _first_warnings(study, heads):
@@ -171,7 +171,7 @@ def class_coverage(study: Study) -> Table:
 
 
 def unknown(study: Study, what: str) -> Table:
-    """How well two scores tell one kind of unknown picture from known ones."""
+    """Compare two scores at telling one kind of unknown picture from known ones."""
     unknown = study.subject.unknown[what]
     rows = []
     for layer in study.layers:
@@ -195,7 +195,7 @@ def unknown(study: Study, what: str) -> Table:
 
 
 def rejected(study: Study) -> Table:
-    """What is answered `unknown` at the plan's layer."""
+    """Pictures that are answered `unknown` at the plan's layer."""
     kinds = ("known", *study.subject.unknown)
     layer = study.plan.layer
     rows = [

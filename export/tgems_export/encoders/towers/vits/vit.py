@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from tgems_edge.model_file.card import Preprocessing
 from tgems_export.encoders.towers.base import Activations, ExitPoint, Part, Pool, Readout, Tower
-from tgems_export.encoders.towers.blocks import Embedding, ExitBlock, ResidualBlock
 from tgems_export.encoders.towers.operations import (
     count_attention,
     count_convolutions,
     count_linears,
     count_operations,
 )
-from tgems_export.encoders.towers.parts import Block, Stem
+from tgems_export.encoders.towers.vits.blocks import Embedding, ExitBlock, ResidualBlock
+from tgems_export.encoders.towers.vits.parts import Block, Stem
 
 __all__ = ["ViT"]
 
@@ -52,11 +52,11 @@ class ViT(Tower):
 
     @abstractmethod
     def describe_stem(self) -> Stem:
-        """What is in front of the first block."""
+        """Describe what is in front of the first block."""
 
     @abstractmethod
     def describe_block(self, index: int) -> Block:
-        """What a block is made of, counted from 0."""
+        """Describe a block, counted from 0."""
 
     @abstractmethod
     def count_stem_parameters(self) -> int:

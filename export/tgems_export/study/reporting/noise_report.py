@@ -15,14 +15,14 @@ from tgems_edge.errors import InputError
 from tgems_edge.progress import Reporter
 from tgems_edge.sources.data import ImageFolder, read_unlabelled, report_left_out
 from tgems_export.encoders.encoder import Encoder
-from tgems_export.files import write_atomically
-from tgems_export.study.drawing import make_plot
+from tgems_export.storage.files import write_atomically
 from tgems_export.study.noise import RECIPES, Noise, Profile, measure_noise, read_halves
-from tgems_export.study.page import Page, Section, made_with, to_markdown, to_text
-from tgems_export.study.parts import Plot, Table
 from tgems_export.study.report import Report
-from tgems_export.study.sentences import say
-from tgems_export.study.wording import count, percent
+from tgems_export.study.reporting.drawing import make_plot
+from tgems_export.study.reporting.page import Page, Section, made_with, to_markdown, to_text
+from tgems_export.study.reporting.parts import Plot, Table
+from tgems_export.study.reporting.sentences import say
+from tgems_export.study.reporting.wording import count, percent
 
 __all__ = ["make_noise_report", "page_of", "render_noise", "to_json"]
 
@@ -129,7 +129,7 @@ def page_of(noise: Noise, heading: Mapping[str, str]) -> Page:
 
 
 def _summary(noise: Noise) -> tuple[str, ...]:
-    """What stands out; what the paper says comes last."""
+    """Return the findings; the paper's statements come last."""
     means = {name: float(noise.ratio(name).mean()) for name in noise.profiles}
     least = min(means, key=means.__getitem__)
     ratio, inr = noise.ratio(least), noise.profiles[least].inr

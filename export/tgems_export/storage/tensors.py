@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tgems_edge.sources.text_files import refuse_special_file
-from tgems_export.files import write_atomically
+from tgems_export.storage.files import write_atomically
 
 __all__ = ["DIGEST_KEY", "read_tensors", "write_tensors"]
 

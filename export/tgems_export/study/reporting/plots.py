@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tgems_export.study.drawing import make_plot
 from tgems_export.study.figures import EARLY, PAPER_EARLY, PAPER_ORACLE, Study
-from tgems_export.study.parts import Plot
 from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task, sampling_task
+from tgems_export.study.reporting.drawing import make_plot
+from tgems_export.study.reporting.parts import Plot
+from tgems_export.study.reporting.tables.choices import MANY_CLASSES, RULE, SAMPLE
 from tgems_export.study.rivals import FORMS, RIVALS, SAMPLES
-from tgems_export.study.tables.choices import MANY_CLASSES, RULE, SAMPLE
 
 __all__ = ["accuracy", "answers", "factors", "oracle", "reliability", "sampling"]
 
@@ -132,7 +132,7 @@ def oracle(study: Study) -> Plot:
 
 
 def answers(study: Study) -> Plot:
-    """How often each class is the answer, at the plan's layer."""
+    """Plot how often each class is the answer, at the plan's layer."""
     classes = study.subject.classes
     found = np.array(study.first(study.plan.layer, "answers"))
     true = np.array(study.subject.evaluation)

@@ -1,4 +1,4 @@
-"""What ViTs are made of, in one vocabulary for all libraries: a stem and a chain of residual blocks.
+"""Parts of ViTs, in one vocabulary for all libraries: a stem and a chain of residual blocks.
 
 B pictures, L tokens of which the first P are prefix tokens (class token, registers), D width of the tower, H
 heads of width d.

@@ -25,10 +25,9 @@ from torch import Tensor, nn
 
 from tgems_export.encoders.towers.base import Pool
 from tgems_export.heads.base import ExitHead
-from tgems_export.heads.health import guessing
 from tgems_export.heads.losses import cosines
 from tgems_export.heads.ssa import SsaHead
-from tgems_export.heads.training import (
+from tgems_export.heads.training.base import (
     Figures,
     HeadSettings,
     OnEpoch,
@@ -37,6 +36,7 @@ from tgems_export.heads.training import (
     make_seed,
     validate,
 )
+from tgems_export.heads.training.health import guessing
 from tgems_export.threads import one_thread
 
 __all__ = ["SsaSettings", "train_ssa_head"]

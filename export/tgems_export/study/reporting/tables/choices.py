@@ -1,4 +1,4 @@
-"""What tables, plots and sentences show of many figures, and what they call it."""
+"""Choices that tables, plots and sentences share, and their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the figures say, in plain sentences; with other figures they say otherwise.
+"""Statements on the figures, in plain sentences; other figures give other statements.
 
 Each function finds the figures of one section; templates/statements/ has the words.
 """
@@ -21,9 +21,9 @@ from tgems_export.study.figures import (
     share_half_width,
 )
 from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, rivals_task, sampling_task
+from tgems_export.study.reporting.sentences import say
+from tgems_export.study.reporting.tables.choices import OVERVIEW_COVERAGE, RULE, SAMPLE, UNKNOWN
 from tgems_export.study.rivals import FORMS, SAMPLES
-from tgems_export.study.sentences import say
-from tgems_export.study.tables.choices import OVERVIEW_COVERAGE, RULE, SAMPLE, UNKNOWN
 from tgems_export.study.variations import Variation
 
 __all__ = [
@@ -47,7 +47,7 @@ NEAR_BEST = 0.005  # of accuracy
 
 
 def summary(study: Study) -> Sentences:
-    """Which layer, what it costs, against what, and how sure."""
+    """Return the layer, its cost, its rivals and its certainty."""
     layer = study.plan.layer
     level = (i for i in study.layers if study.against_full(i).verdict != "worse")
     return _say(
@@ -93,7 +93,7 @@ def layers(study: Study) -> Sentences:
 
 
 def sampling(study: Study) -> Sentences:
-    """What S and the form of the rate change."""
+    """Return the effect of S and of the form of the rate."""
 
     def at(layer: int, form: str, size: int) -> float:
         return float(study.value(sampling_task(layer, study.pools[layer]), f"{form} {size}"))
@@ -120,7 +120,7 @@ def sampling(study: Study) -> Sentences:
 
 
 def costs(study: Study) -> Sentences:
-    """What one exit saves, and what a block costs."""
+    """Return the savings of one exit, and the cost of a block."""
     first, last, blocks = study.exits[0], study.exits[-1], len(study.exits) - 1
     block = {
         "parameters": (last.parameters - first.parameters) / max(1, blocks),
@@ -171,7 +171,7 @@ def _new_names(study: Study) -> dict[str, Any]:
 
 
 def oracle(study: Study) -> Sentences:
-    """What choosing the layer for each picture could reach at most."""
+    """Return the most that choosing the layer for each picture could reach."""
     ever = float((study.first_right > 0).mean())
     last, classes = len(study.layers), len(study.subject.classes)
     early = float(((study.first_right > 0) & (study.first_right <= EARLY)).mean())
@@ -204,7 +204,7 @@ def health(study: Study) -> Sentences:
 
 
 def calibration(study: Study) -> Sentences:
-    """What one temperature does."""
+    """Return the effect of one temperature."""
     layer = study.plan.layer
     bins = np.array(study.first(layer, "reliability before"))
     errors = {
@@ -251,7 +251,7 @@ def sets(study: Study) -> Sentences:
 
 
 def _miss(study: Study, layer: int, method: str, promised: str) -> dict[str, float] | None:
-    """How the measured coverage lies to what is expected; None where it is within."""
+    """Compare the measured coverage with what is expected; None where it is within."""
     low, high = study.intervals[promised]
     measured = study.first(layer, f"{method} {promised} coverage")
     if low <= measured <= high:

@@ -9,12 +9,12 @@ import numpy as np
 from tgems_export.encoders.towers.base import Pool
 from tgems_export.study.figures import Study
 from tgems_export.study.measures import TOPS
-from tgems_export.study.parts import Table
 from tgems_export.study.plan import FEW_SHOT_RIVALS, FULL, Ablation, rivals_task, sampling_task
+from tgems_export.study.reporting.parts import Table
+from tgems_export.study.reporting.tables.choices import RULE, SAMPLE, UNKNOWN
+from tgems_export.study.reporting.wording import NONE, count, large, percent, points, with_spread
 from tgems_export.study.rivals import DRAWS, FORMS, RIVALS, SAMPLES
-from tgems_export.study.tables.choices import RULE, SAMPLE, UNKNOWN
 from tgems_export.study.variations import Variation
-from tgems_export.study.wording import NONE, count, large, percent, points, with_spread
 
 __all__ = [
     "ablation",
@@ -62,7 +62,7 @@ def overview(study: Study) -> Table:
 
 
 def pictures(study: Study) -> Table:
-    """What was measured with."""
+    """The settings of the measurement."""
     subject, plan = study.subject, study.plan
     purposes = {
         "training pictures, a tenth of them for validation": sum(subject.training),

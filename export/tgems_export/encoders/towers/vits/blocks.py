@@ -31,7 +31,7 @@ from tgems_edge.model_file.card import Preprocessing
 from tgems_export.encoders.towers.base import Pool
 from tgems_export.encoders.towers.layers import Gelu, make_linear
 from tgems_export.encoders.towers.operations import count_attention, count_convolutions, count_linears
-from tgems_export.encoders.towers.parts import Attention, Block, Rotary, Stem
+from tgems_export.encoders.towers.vits.parts import Attention, Block, Rotary, Stem
 
 __all__ = ["Embedding", "ExitBlock", "ResidualBlock"]
 
@@ -59,7 +59,7 @@ class Embedding(nn.Module):
         return self.norm(self.tokens(pixels) + self.offset)
 
     def operations(self, size: tuple[int, int]) -> int:
-        """Of one picture (H, W)."""
+        """Count the operations of one picture (H, W)."""
         return self.tokens.operations(size)
 
 
@@ -275,11 +275,11 @@ class ResidualBlock(nn.Module):
         return tokens[self.read] + self.post_1(self.attention(self.pre_1(tokens)))
 
     def operations(self, tokens: int) -> int:
-        """Of one picture's L tokens."""
+        """Count the operations of one picture's L tokens."""
         return self._operations(tokens, contracted=_length(self.read, tokens))
 
     def _operations(self, tokens: int, contracted: int) -> int:
-        """With as many rows in the last product of the MLP."""
+        """Count with so many rows in the last product of the MLP."""
         hidden = count_linears(_length(self.read, tokens), self.hidden)
         return self.attention.operations(tokens) + hidden + count_linears(contracted, self.contract)
 
@@ -288,7 +288,7 @@ class ExitBlock(ResidualBlock):
     """The block in front of the exit, (L, B, D) to the activation (B, D) that the exit reads."""
 
     def __init__(self, block: Block, pool: Pool, prefix: int):
-        """Of a tower with P = `prefix` prefix tokens."""
+        """Build the block for a tower with P = `prefix` prefix tokens."""
         super().__init__(block, CLASS_TOKEN if pool == "cls" else slice(prefix, None))
         self.mean_of_hidden = block.post_2 is None  # the mean of a linear map is the map of the mean
 
@@ -302,12 +302,12 @@ class ExitBlock(ResidualBlock):
         return tokens.mean(0) + self.contract(self.hidden(self.pre_2(tokens)).mean(0))
 
     def operations(self, tokens: int) -> int:
-        """Of one picture's L tokens."""
+        """Count the operations of one picture's L tokens."""
         return self._operations(tokens, 1) if self.mean_of_hidden else super().operations(tokens)
 
 
 def _length(read: slice, tokens: int) -> int:
-    """How many of so many tokens a slice reads."""
+    """Count the tokens that a slice reads."""
     return len(range(tokens)[read])
 
 
@@ -325,7 +325,7 @@ def _normalising(convolutions: nn.Sequential, preprocessing: Preprocessing) -> n
 
 
 def _padding(width: int) -> int:
-    """How many zeros to add to rows of `width` floats.
+    """Return how many zeros to add to rows of `width` floats.
 
     Rows that lie a multiple of 4 KiB apart fall into the same few sets of the first-level cache, and a
     product waits for them; benchmarks/rewritings.py says how long.

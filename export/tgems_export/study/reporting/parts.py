@@ -28,12 +28,12 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Which columns hold figures."""
+        """The columns that hold figures."""
         return holds_figures(list(zip(*self.rows, strict=True)))
 
     @property
     def long(self) -> list[bool]:
-        """Which columns have a cell that breaks into lines."""
+        """The columns with a cell that breaks into lines."""
         return [max(map(len, column)) > LONG for column in zip(*self.rows, strict=True)]
 
 

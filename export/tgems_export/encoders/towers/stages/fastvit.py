@@ -8,7 +8,7 @@ from open_clip.timm_model import TimmModel
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from tgems_export.encoders.towers.staged import Step, Structure
+from tgems_export.encoders.towers.stages.tower import Step, Structure
 
 __all__ = ["inference_form", "structure"]
 

@@ -1,0 +1,1 @@
+"""Training of every kind of head, and the health of its result."""

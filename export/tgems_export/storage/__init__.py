@@ -1,0 +1,1 @@
+"""Files that the workstation writes: atomically, with digests, and in a cache."""
