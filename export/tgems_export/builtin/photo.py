@@ -132,7 +132,7 @@ def _read_image_weights() -> dict[str, Tensor]:
 
 def _principal_directions(rows: Tensor, width: int) -> Tensor:
     """The principal directions (E, D) of rows (C, D) of mean zero, the largest entry of each positive."""
-    directions = torch.linalg.svd(rows, full_matrices=False).Vh[:width]
+    directions = torch.linalg.svd(rows.double(), full_matrices=False).Vh[:width].float()
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     return directions * largest.sign()
 

@@ -36,7 +36,9 @@ def export(
     ] = "5",
     head: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|DIR|NAME", help="From `train`, or demo (the default), or demo-190."),
+        typer.Option(
+            metavar="FILE|DIR|NAME", help="From `train`, or one that ships: photo, demo or demo-190."
+        ),
     ] = None,
     head_kind: Annotated[
         Literal["tgem", "ssa"], typer.Option(help="The kind of head, as for `train`.")
