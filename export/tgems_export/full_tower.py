@@ -14,7 +14,7 @@ from torch import nn
 from tgems_edge.bench.tower_card import TOWER_KEY, TowerCard
 from tgems_edge.errors import InputError
 from tgems_edge.model_file.records import to_json
-from tgems_export.encoders.checkpoints.loading import DEMO, RANDOM
+from tgems_export.encoders.checkpoints.loading import BUILT_IN, RANDOM
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.exporting.graph.onnx_graph import IR_VERSION
 
@@ -52,7 +52,7 @@ def export_plain(
 def write_full_tower(name: str, path: Path) -> None:
     """Writes the full image tower of an encoder, for `bench --against`.
 
-    Speed does not depend on weights, so only the demo CLIP has its own; nothing is fetched.
+    Speed does not depend on weights, so only the built-in encoders have their own; nothing is fetched.
 
     Args:
         name: as `--encoder` takes it.
@@ -61,6 +61,7 @@ def write_full_tower(name: str, path: Path) -> None:
     Raises:
         EncoderError: the encoder is not known here.
     """
-    encoder = load_encoder(name, None if name == DEMO else RANDOM)
-    card = TowerCard(name, "trained" if name == DEMO else "random", encoder.preprocessing)
+    trained = name in BUILT_IN
+    encoder = load_encoder(name, None if trained else RANDOM)
+    card = TowerCard(name, "trained" if trained else "random", encoder.preprocessing)
     export_plain(encoder.tower.module, encoder.preprocessing.size, path, {TOWER_KEY: to_json(card)})

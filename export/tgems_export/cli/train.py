@@ -37,7 +37,9 @@ def train(
     ] = "tgem",
     encoder: Annotated[
         str,
-        typer.Option(help="A CLIP: see `tgems-edge models`; local-dir:PATH, hf-hub:ORG/NAME, or demo."),
+        typer.Option(
+            help="A CLIP: see `tgems-edge models`; local-dir:PATH, hf-hub:ORG/NAME, photo or vit-demo."
+        ),
     ] = "demo",
     pretrained: Annotated[
         str | None,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tgems_edge.errors import HeadError, InputError
 from tgems_edge.model_file.card import Exit as CardExit
-from tgems_export.encoders.checkpoints.loading import DEMO
+from tgems_export.encoders.checkpoints.loading import BUILT_IN, DEMO, DEMO_FOLDER
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates
 from tgems_export.encoders.towers.base import FULL
@@ -33,7 +33,12 @@ __all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "load_exits"]
 
 DEMO_HEADS = Path(__file__).parents[1] / "demo" / "heads"  # for the ten names of CIFAR-10
 DEMO_HEADS_190 = Path(__file__).parents[1] / "demo" / "heads-190"  # and for the 180 of Tiny-ImageNet as well
-NAMED_HEADS = {Path("demo"): DEMO_HEADS, Path("demo-190"): DEMO_HEADS_190}
+NAMED_HEADS = {
+    Path("vit-demo"): DEMO_HEADS,
+    Path("vit-demo-190"): DEMO_HEADS_190,
+    Path("demo"): DEMO_HEADS,  # and their older names
+    Path("demo-190"): DEMO_HEADS_190,
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def load_exits(settings: ExitSettings) -> list[Exit]:
     encoder, pretrained = settings.encoder, settings.pretrained
     if settings.layers == (FULL,) and settings.head is None:
         return [_zero_shot(settings)]
-    if settings.head is None and encoder not in (None, DEMO):
+    if settings.head is None and encoder is not None and BUILT_IN.get(encoder) != DEMO_FOLDER:
         raise HeadError(f"--encoder {encoder}: give --head; `tgems-edge train --encoder {encoder}` makes one")
     folder = NAMED_HEADS.get(settings.head, settings.head) if settings.head else DEMO_HEADS
     if (kind := KINDS[settings.head_kind]).name != DEFAULT_KIND and folder in NAMED_HEADS.values():

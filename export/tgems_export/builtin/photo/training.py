@@ -28,6 +28,7 @@ from tgems_export.storage.files import read_checked, write_checked
 
 __all__ = ["Settings", "TextTower", "accuracy_of_names", "train_text"]
 
+PROMPTS_AT_ONCE = 64  # of like length
 PARTS = ("transformer", "ln_final")
 PARAMETERS = ("positional_embedding", "text_projection")
 
@@ -36,8 +37,8 @@ PARAMETERS = ("positional_embedding", "text_projection")
 class Settings:
     """Settings of the training; the reason stands beside each value."""
 
-    steps: int = 1500
-    batch: int = 320
+    steps: int = 3000
+    batch: int = 256
     known_share: float = 0.4  # of a batch; 3 100 of 25 000 names are of classes or above them
     learning_rate: float = 2e-3
     warm_up: int = 100  # steps
@@ -61,13 +62,20 @@ class TextTower(nn.Module):
     def forward(self, prompts: Tensor) -> Tensor:
         """Return embeddings of length 1, (B, E), of prompts (B, L) that give places in `used`.
 
-        Equal to `encode_text`, but not longer than the prompts: causal attention does not see what fills up.
+        Equal to `encode_text`, but prompts of like length are filled up to the longest of them alone: causal
+        attention does not see what fills up.
         """
-        length = prompts.shape[1]
-        states = self.table[prompts] + self.clip.positional_embedding[:length]
+        order = prompts.argmax(1).argsort(stable=True)  # the end of text has the largest number
+        said = torch.cat([self._say(part) for part in prompts[order].split(PROMPTS_AT_ONCE)])
+        return functional.normalize(said[order.argsort()] @ self.clip.text_projection, dim=1)
+
+    def _say(self, prompts: Tensor) -> Tensor:
+        """Return the states (B, W) at the ends of prompts."""
+        ends = prompts.argmax(1)
+        length = int(ends.max()) + 1
+        states = self.table[prompts[:, :length]] + self.clip.positional_embedding[:length]
         states = self.clip.transformer(states, attn_mask=self.clip.attn_mask[:length, :length])
-        ends = self.clip.ln_final(states)[torch.arange(len(prompts)), prompts.argmax(1)]
-        return functional.normalize(ends @ self.clip.text_projection, dim=1)
+        return self.clip.ln_final(states[torch.arange(len(prompts)), ends])
 
     def trained(self) -> dict[str, Tensor]:
         """Return all that training changes, by name."""
@@ -102,7 +110,11 @@ def train_text(
     """
     trained = tower.trained()
     optimiser = torch.optim.AdamW(
-        trained.values(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+        trained.values(),
+        lr=settings.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=settings.weight_decay,
+        fused=True,  # a third of the time on a processor
     )
     configuration = json.dumps(asdict(settings) | {"names": len(names.names)})
     start = _resume(checkpoint, configuration, trained, optimiser)

@@ -30,10 +30,12 @@ from tgems_export.encoders.checkpoints.recipes import (
 from tgems_export.encoders.checkpoints.trust import check_config
 
 __all__ = [
+    "BUILT_IN",
     "DEMO",
     "DEMO_FOLDER",
     "HF_HUB",
     "LOCAL_DIR",
+    "PHOTO_FOLDER",
     "RANDOM",
     "folder_config",
     "is_shipped",
@@ -48,6 +50,9 @@ __all__ = [
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parents[2] / "demo" / "clip"
+PHOTO_FOLDER = Path(__file__).parents[2] / "builtin" / "photo" / "clip"
+# Encoders that ship, by the names that `--encoder` takes; `demo` is the older name of `vit-demo`.
+BUILT_IN = {"photo": PHOTO_FOLDER, "vit-demo": DEMO_FOLDER, DEMO: DEMO_FOLDER}
 RANDOM = "random"
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 NEARLY_CONSTANT, NOISE = 1e-3, 0.05  # standard deviations
@@ -55,7 +60,7 @@ NEARLY_CONSTANT, NOISE = 1e-3, 0.05  # standard deviations
 
 def source(name: str) -> str:
     """An encoder's name as open_clip knows it."""
-    return f"{LOCAL_DIR}{DEMO_FOLDER}" if name == DEMO else name
+    return f"{LOCAL_DIR}{BUILT_IN[name]}" if name in BUILT_IN else name
 
 
 def local_folder(name: str) -> Path | None:
@@ -143,7 +148,7 @@ def random_preprocessing(name: str, tower: Any) -> PreprocessCfg:
 
 def is_shipped(name: str, pretrained: str | None) -> bool:
     """Whether a CLIP comes with this package or by a tag of open_clip: nothing of anybody else's is read."""
-    if name == DEMO:
+    if name in BUILT_IN:
         return pretrained in (None, RANDOM)
     tags = open_clip.list_pretrained_tags_by_model(name) if name in open_clip.list_models() else []
     return name in open_clip.list_models() and pretrained in (RANDOM, *tags)
