@@ -36,7 +36,9 @@ def export(
     ] = "5",
     head: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|DIR|NAME", help="From `train`, or vit-demo (the default), or vit-demo-190."),
+        typer.Option(
+            metavar="FILE|DIR|NAME", help="From `train`, or vit-demo, the default, or vit-demo-190."
+        ),
     ] = None,
     head_kind: Annotated[
         Literal["tgem", "ssa"], typer.Option(help="The kind of head, as for `train`.")

@@ -228,7 +228,7 @@ class TestTraining:
         clip = tiny_clip()
         prompts = prompts_of([name.text for name in names.names], names.known)
         tower = TextTower(clip, prompts.used)
-        settings = dataclasses.replace(SMALL, steps=100, batch=32, learning_rate=1e-2)
+        settings = dataclasses.replace(SMALL, steps=150, batch=32, learning_rate=1e-2)
         train_text(tower, prompts, names, settings, tmp_path / "checkpoint.pt", reporter)
         assert training.accuracy_of_names(tower, prompts, names) == 1
         with torch.no_grad():

@@ -1,8 +1,9 @@
 """Names for the text tower to learn, and the direction in the joint embedding that WordNet gives each.
 
-A classifier's row is the prototype of its class, and of every kind of it. A noun that stands above classes gets
-the mean of the rows below it; one that stands beside them, such as an instrument that is no class, the mean of
-the rows below its nearest hypernym that has any. So every name of WordNet that is near something the tower knows has a place.
+A classifier's row is the prototype of its class, and of every kind of it. A noun that stands above classes
+gets the mean of the rows below it; one that stands beside them, such as an instrument that is no class, the
+mean of the rows below its nearest hypernym that has any. So every name of WordNet that is near something the
+tower knows has a place.
 
 C classes, E width of the joint embedding.
 """
