@@ -38,6 +38,8 @@ NOUNS = {
     21: (6, "crane", 3, "a machine that lifts"),
     22: (6, "espresso_cup", 20, "a small cup"),
     30: (7, "beauty", 3, "not to be seen as such"),
+    31: (7, "saucer", 3, "a sense that comes before the usual one, and cannot be seen either"),
+    32: (6, "saucer", 3, "it belongs under a cup"),
 }
 CLASSES = ["n00000010", "n00000011", "n00000020", "n00000021"]
 PLAIN = ("a photo of a {}.", "a {}.")
@@ -119,6 +121,9 @@ class TestNames:
     def test_a_name_with_several_meanings_is_that_of_the_class(self, names):
         cranes = [name.synset for name in names.names if name.text == "crane"]
         assert cranes == ["n00000021"]
+
+    def test_a_meaning_that_cannot_be_seen_hides_no_other(self, names):
+        assert [name.synset for name in names.names if name.text == "saucer"] == ["n00000032"]
 
     def test_latin_and_what_cannot_be_seen_are_left_out(self, names):
         texts = {name.text for name in names.names}

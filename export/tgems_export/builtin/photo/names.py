@@ -74,13 +74,14 @@ def collect_names(
             return rows[number[synset]]
         if synset in below:
             return _mean(rows, below[synset]) if len(below[synset]) <= MOST_BELOW else None
+        if synsets[synset].file not in VISIBLE:
+            return None
         nearest = _nearest(synset, synsets, below)
         return _mean(rows, nearest) if nearest and len(nearest) <= MOST_BESIDE else None
 
     places = {synset: target for synset in synsets if (target := place(synset)) is not None}
     above = [synset for synset in places if synset in below and synset not in number]
     beside = [synset for synset in places if synset not in below and synset not in number]
-    beside = [synset for synset in beside if synsets[synset].file in VISIBLE]
     names, taken, known = [], set(), 0
     for synset in (*classes, *above, *beside):
         is_known = synset in number or synset in below

@@ -37,7 +37,7 @@ PARAMETERS = ("positional_embedding", "text_projection")
 class Settings:
     """Settings of the training; the reason stands beside each value."""
 
-    steps: int = 3000
+    steps: int = 2400
     batch: int = 256
     known_share: float = 0.4  # of a batch; 3 100 of 25 000 names are of classes or above them
     learning_rate: float = 2e-3
