@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 from dynamic.answers import Costs, Heads, Precision, Tower
 from tgems_edge.errors import InputError
 from tgems_edge.maths.rates import posterior
-from tgems_export.exporting.calibration import fit_temperature
+from tgems_export.calibration import fit_temperature
 from tgems_export.exporting.dynamic.decisions import ExitAnswers, Fit, fit_right
 from tgems_export.exporting.dynamic.gates import (
     GRID,

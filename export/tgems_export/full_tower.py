@@ -52,7 +52,7 @@ def export_plain(
 def write_full_tower(name: str, path: Path) -> None:
     """Writes the full image tower of an encoder, for `bench --against`.
 
-    Speed does not depend on weights, so only the built-in encoders have their own; nothing is fetched.
+    Speed does not depend on weights, so only the CLIPs that ship have their own; nothing is fetched.
 
     Args:
         name: as `--encoder` takes it.
@@ -61,7 +61,6 @@ def write_full_tower(name: str, path: Path) -> None:
     Raises:
         EncoderError: the encoder is not known here.
     """
-    trained = name in BUILT_IN
-    encoder = load_encoder(name, None if trained else RANDOM)
-    card = TowerCard(name, "trained" if trained else "random", encoder.preprocessing)
+    encoder = load_encoder(name, None if name in BUILT_IN else RANDOM)
+    card = TowerCard(name, "trained" if name in BUILT_IN else "random", encoder.preprocessing)
     export_plain(encoder.tower.module, encoder.preprocessing.size, path, {TOWER_KEY: to_json(card)})

@@ -151,9 +151,9 @@ def _describe_exits(card: Card) -> str:
     last, operations = card.last_exit, card.mean_operations
     head = HEADS[last.head_kind]
     if operations is None:
-        return f"{last.title}, {POOLS[last.pool]}, {head}, K {last.k}"
+        return f"layer {last.title}, {POOLS[last.pool]}, {head}, K {last.k}"
     titles = _list([exit.title for exit in card.exits])
-    return f"{titles}, {head}; on average {operations:.0%} of the full tower's operations"
+    return f"layers {titles}, {head}; on average {operations:.0%} of the full tower's operations"
 
 
 def _exits(card: Card, dynamic: Dynamic) -> list[str]:

@@ -37,7 +37,7 @@ def export(
     head: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE|DIR|NAME", help="From `train`, or vit-demo, the default, or vit-demo-190."
+            metavar="FILE|DIR|NAME", help="From `train`, or one that ships: photo, demo or demo-190."
         ),
     ] = None,
     head_kind: Annotated[

@@ -41,8 +41,10 @@ def study(
     others: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures that show none of the classes.")
     ] = None,
-    layer: Annotated[int, typer.Option(help="Block to change one factor at a time around.")] = 5,
-    encoder: Annotated[str, typer.Option(help="A CLIP, as for `train`.")] = "demo",
+    layer: Annotated[
+        str, typer.Option(metavar="NAME", help="Exit point to change one factor at a time around.")
+    ] = "5",
+    encoder: Annotated[str, typer.Option(help="A CLIP, as for `train`.")] = "vit-demo",
     pretrained: Annotated[str | None, typer.Option(help="Its weights, as for `train`.")] = None,
     templates: Annotated[str, typer.Option(metavar="NAME|FILE", help="Prompts, as for `train`.")] = "default",
     k: Annotated[int, typer.Option(min=1, help="K, the Jumper's width; at most the encoder's.")] = 128,
@@ -94,7 +96,7 @@ def study(
         return
     clip = load_encoder(encoder, pretrained, device=choose_device(device), colour=colour)
     folders = Folders(data, calibration, evaluation, new_names, others)
-    plan = Plan(k=k, epochs=epochs, seeds=seeds, layer=layer)
+    plan = Plan(k=k, epochs=epochs, seeds=seeds, layer=clip.point(layer).number)
     report = make_report(
         clip,
         folders,

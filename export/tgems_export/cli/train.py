@@ -12,7 +12,13 @@ from tgems_edge.cli.model_file import IgnoreIcc, MaxPixels
 from tgems_edge.cli.output import print_lines
 from tgems_edge.errors import InputError
 from tgems_edge.runtime.decoding.limits import set_limit
-from tgems_edge.sources.data import read_labelled, read_unlabelled, refuse_splits, report_left_out
+from tgems_edge.sources.data import (
+    read_labelled,
+    read_unlabelled,
+    refuse_shared,
+    refuse_splits,
+    report_left_out,
+)
 
 if TYPE_CHECKING:
     from tgems_edge.model_file.card import Colour
@@ -40,7 +46,7 @@ def train(
         typer.Option(
             help="A CLIP: see `tgems-edge models`; local-dir:PATH, hf-hub:ORG/NAME, photo or vit-demo."
         ),
-    ] = "demo",
+    ] = "photo",
     pretrained: Annotated[
         str | None,
         typer.Option(help="Its weights: a tag, a file, TAG:FILE (a file trained like a tag), or random."),
@@ -50,6 +56,13 @@ def train(
         typer.Option(
             metavar="FILE",
             help="Class names, one a line, or folder, tab and name. Default: the folders' names.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="Labelled pictures to calibrate with. Default: a tenth of DATA, if that is enough.",
         ),
     ] = None,
     labels: Annotated[
@@ -128,6 +141,11 @@ def train(
         folder = read_labelled(data, listed.names, listed.folders) if listed else read_labelled(data)
         names = folder.classes
     report_left_out(folder, reporter)
+    calibrating = None
+    if calibration:
+        calibrating = read_labelled(calibration).labelled_as(names)
+        report_left_out(calibrating, reporter)
+        refuse_shared(calibrating, folder.digests, f"those to train on in {data}")
     colour: Colour | None = None if ignore_icc else "srgb"
     clip = load_encoder(encoder, pretrained, device=choose_device(device), colour=colour)
     settings = TrainingSettings(
@@ -139,7 +157,9 @@ def train(
         views=views or default_views(len(folder.names)),
         head=kind.make_settings(seed=seed, **options),
     )
-    print_lines(train_heads(clip, folder, settings, out, reporter, overwrite=overwrite))
+    print_lines(
+        train_heads(clip, folder, settings, out, reporter, calibration=calibrating, overwrite=overwrite)
+    )
     last = clip.tower.at(settings.layers[-1]).name
     command = f"tgems-edge export --layer {last}{kind.option} --head {shlex.quote(str(out))}"
     reporter.say(f"next: {command}")

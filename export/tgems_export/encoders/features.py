@@ -38,7 +38,7 @@ __all__ = ["Features", "compute_features"]
 
 CACHE_VERSION = 2
 CHUNK = 256  # pictures a file: a minute of ViT-L-14 on two cores is what an interruption may cost
-BATCH = 64
+BATCH = 16  # more are slower: they leave the processor's caches
 
 
 @dataclass(frozen=True)

@@ -121,11 +121,18 @@ def spoken(name: str) -> str:
 def encode_prompts(encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Embeddings of every class in every template, (C, P, E), each of length 1.
 
+    A long name is said in the shortest template where it does not fit into another.
+
     Raises:
         DataError: a prompt that the text tower would cut off.
     """
+    shortest = min(templates, key=len)
     prompts = [template.replace("{}", spoken(name)) for name in classes for template in templates]
-    if (index := encoder.text.first_too_long(prompts)) is not None:
+    cut = encoder.text.too_long(prompts)
+    for index in cut:
+        prompts[index] = shortest.replace("{}", spoken(classes[index // len(templates)]))
+    if still := encoder.text.too_long([prompts[index] for index in cut]):
+        index = cut[still[0]]
         raise DataError(
             f"class name {classes[index // len(templates)]!r} is too long: the prompt {prompts[index]!r} has "
             f"more tokens than {encoder.id.name} reads; shorten the name"

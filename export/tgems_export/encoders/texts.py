@@ -29,8 +29,8 @@ class TextTower(Protocol):
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Text embeddings of length 1, (len(prompts), E), on the CPU."""
 
-    def first_too_long(self, prompts: Sequence[str]) -> int | None:
-        """The index of the first prompt that would be cut off, name and all."""
+    def too_long(self, prompts: Sequence[str]) -> list[int]:
+        """The indices of the prompts that would be cut off."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ClipText:
         embeddings: Tensor = self.clip.encode_text(tokens, normalize=True)
         return embeddings
 
-    def first_too_long(self, prompts: Sequence[str]) -> int | None:
+    def too_long(self, prompts: Sequence[str]) -> list[int]:
         """Tokenises with twice the room: what spills over would have been cut off.
 
         Not looked at is the last token, which some tokenizers set behind the padding.
@@ -70,7 +70,8 @@ class ClipText:
         tokens = self.tokenize([*prompts, ""], context_length=2 * self.context_length)
         padding = tokens[-1, -2]
         spilled = (tokens[:-1, self.context_length : -1] != padding).any(1)
-        return int(spilled.nonzero()[0]) if spilled.any() else None
+        indices: list[int] = spilled.nonzero()[:, 0].tolist()
+        return indices
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,6 @@ class StandInText:
         drawn = np.stack([np.random.RandomState(seed).standard_normal(self.width) for seed in seeds])
         return nn.functional.normalize(torch.from_numpy(drawn).float(), dim=-1)
 
-    def first_too_long(self, prompts: Sequence[str]) -> int | None:
-        """Return None: no prompt is cut off."""
-        return None
+    def too_long(self, prompts: Sequence[str]) -> list[int]:
+        """Return nothing: no prompt is cut off."""
+        return []

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tgems_edge.errors import HeadError, InputError
 from tgems_edge.model_file.card import Exit as CardExit
-from tgems_export.encoders.checkpoints.loading import BUILT_IN, DEMO, DEMO_FOLDER
+from tgems_export.encoders.checkpoints.loading import DEMO, PHOTO
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates
 from tgems_export.encoders.towers.base import FULL
@@ -29,16 +29,14 @@ from tgems_export.heads.registry import DEFAULT_KIND, KINDS, HeadKind
 from tgems_export.heads.zero_shot import ZeroShotHead
 from tgems_export.threads import one_thread
 
-__all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "Exit", "load_exits"]
+__all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "PHOTO_HEADS", "Exit", "load_exits"]
 
 DEMO_HEADS = Path(__file__).parents[1] / "demo" / "heads"  # for the ten names of CIFAR-10
 DEMO_HEADS_190 = Path(__file__).parents[1] / "demo" / "heads-190"  # and for the 180 of Tiny-ImageNet as well
-NAMED_HEADS = {
-    Path("vit-demo"): DEMO_HEADS,
-    Path("vit-demo-190"): DEMO_HEADS_190,
-    Path("demo"): DEMO_HEADS,  # and their older names
-    Path("demo-190"): DEMO_HEADS_190,
-}
+PHOTO_HEADS = Path(__file__).parents[1] / "builtin" / "photo" / "heads"  # for 99 everyday objects
+# The heads that ship, by name, and the default heads of the encoders that ship.
+NAMED_HEADS = {Path("photo"): PHOTO_HEADS, Path("demo"): DEMO_HEADS, Path("demo-190"): DEMO_HEADS_190}
+HEADS_OF = {PHOTO: PHOTO_HEADS, DEMO: DEMO_HEADS, "demo": DEMO_HEADS}
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,9 @@ def load_exits(settings: ExitSettings) -> list[Exit]:
     encoder, pretrained = settings.encoder, settings.pretrained
     if settings.layers == (FULL,) and settings.head is None:
         return [_zero_shot(settings)]
-    if settings.head is None and encoder is not None and BUILT_IN.get(encoder) != DEMO_FOLDER:
+    if settings.head is None and encoder not in (None, *HEADS_OF):
         raise HeadError(f"--encoder {encoder}: give --head; `tgems-edge train --encoder {encoder}` makes one")
-    folder = NAMED_HEADS.get(settings.head, settings.head) if settings.head else DEMO_HEADS
+    folder = NAMED_HEADS.get(settings.head, settings.head) if settings.head else HEADS_OF[encoder or PHOTO]
     if (kind := KINDS[settings.head_kind]).name != DEFAULT_KIND and folder in NAMED_HEADS.values():
         raise HeadError(f"{kind.option.strip()}: give --head; `tgems-edge train{kind.option}` makes one")
     if encoder is None:
@@ -121,7 +119,7 @@ def load_exits(settings: ExitSettings) -> list[Exit]:
 def _zero_shot(settings: ExitSettings) -> Exit:
     """The exit of a file for names alone: the joint embedding beside the texts of the classes."""
     encoder = load_encoder(
-        settings.encoder or DEMO,
+        settings.encoder or PHOTO,
         settings.pretrained,
         colour=None if settings.ignore_profiles else "srgb",
     )

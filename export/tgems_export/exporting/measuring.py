@@ -9,11 +9,12 @@ from tgems_edge.maths.metrics import calibration_error, top_accuracy
 from tgems_edge.maths.sets import hold
 from tgems_edge.model_file.card import Accuracy, Calibration, Card, ExitCalibration, Gate
 from tgems_edge.runtime.answers import Answers
-from tgems_export.exporting.calibration import calibrate_posterior, fit_temperature
+from tgems_export.calibration import calibrate_posterior, fit_temperature
+from tgems_export.exporting.exits import Exit
 from tgems_export.exporting.picture_sets import PictureSet
 from tgems_export.exporting.quantization.search import Limits
 
-__all__ = ["calibrate_card", "measure", "pass_gate"]
+__all__ = ["calibrate_card", "calibration_of_head", "measure", "pass_gate"]
 
 
 def calibrate_card(card: Card, answers: Answers, pictures: PictureSet) -> Card:
@@ -40,6 +41,15 @@ def calibrate_card(card: Card, answers: Answers, pictures: PictureSet) -> Card:
         pictures.digests, fitted.conformal, fitted.conformal_adaptive, fitted.rejection
     )
     return dataclasses.replace(card, calibration=calibration)
+
+
+def calibration_of_head(exit_: Exit, card: Card) -> Card | None:
+    """The card with the calibration of its head; None where the head has none, or other classes."""
+    fitted = exit_.card.calibration
+    if fitted is None or card.classes != exit_.card.classes:
+        return None
+    only = dataclasses.replace(card.last_exit, calibration=ExitCalibration(fitted.temperature, 0.0, 1.0))
+    return dataclasses.replace(card, exits=(only,), calibration=fitted.quantiles)
 
 
 def measure(answers: Answers, pictures: PictureSet) -> Accuracy:

@@ -26,7 +26,7 @@ from tgems_export.exporting.graph.assembly import flat, nested
 from tgems_export.exporting.graph.exit_graph import ExitGraph
 from tgems_export.exporting.graph.onnx_graph import set_temperature, to_onnx
 from tgems_export.exporting.graph.resizing import compare_resizing, resizing_graph, with_resizing
-from tgems_export.exporting.measuring import calibrate_card, measure, pass_gate
+from tgems_export.exporting.measuring import calibrate_card, calibration_of_head, measure, pass_gate
 from tgems_export.exporting.parity import check_parity
 from tgems_export.exporting.picture_sets import read_picture_sets
 from tgems_export.exporting.pixels import Resize, read_pictures
@@ -99,6 +99,9 @@ def export_exits(exits: Sequence[Exit], settings: ExportSettings, reporter: Repo
                 reference = answer(floats, pictures.measuring, card, "measuring it in fp32", reporter)
                 gate = pass_gate(measured, reference, pictures.measuring.pictures, settings.int8.limits)
                 card = dataclasses.replace(card, quantisation=dataclasses.replace(quantisation, gate=gate))
+    elif dynamic is None and (known := calibration_of_head(exits[0], card)):
+        card = known
+        set_temperature(model, card.last_exit.layer, card.last_exit.k, card.last_exit.temperature)
     # The file
     samples = make_samples(FileGraph.open(model, chosen.input, preprocessing))
     return write_model(model, dataclasses.replace(card, samples=samples), settings)

@@ -30,9 +30,7 @@ class ExitSettings:
     """The exits of the file, their heads and encoder, and its classes."""
 
     layers: tuple[str | int, ...] = (5,)  # names of exit points, in the order of the tower
-    head: Path | None = (
-        None  # a folder of heads, `demo` (the default) or `demo-190`; for one layer also a file
-    )
+    head: Path | None = None  # a folder of heads, `photo`, `demo` or `demo-190`; for one layer also a file
     head_kind: HeadKindName = "tgem"
     encoder: str | None = None  # the one the heads were trained on, if it is built in or open_clip's
     pretrained: str | None = None  # its weights; those the heads were trained on

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tgems_edge.errors import HeadError
 from tgems_edge.model_file import records
-from tgems_edge.model_file.card import EncoderId, Preprocessing
+from tgems_edge.model_file.card import Calibration, EncoderId, Preprocessing
 from tgems_edge.model_file.digests import beginnings, join_beginnings
 from tgems_edge.sources.data import ImageFolder
 from tgems_export.encoders.checkpoints.loading import RANDOM, is_shipped
@@ -27,6 +27,7 @@ from tgems_export.storage.files import write_atomically
 from tgems_export.storage.tensors import read_tensors, write_tensors
 
 __all__ = [
+    "HeadCalibration",
     "HeadCard",
     "check_named_encoder",
     "head_file",
@@ -40,6 +41,14 @@ __all__ = [
 
 METADATA_KEY = "tgems_head"
 SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class HeadCalibration:
+    """Values fitted on pictures that trained nothing; a file of the same classes has them from its head."""
+
+    temperature: float
+    quantiles: Calibration
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ class HeadCard:
     versions: dict[str, str]
     trained_pictures_sha256: str | None = None  # of the list of them; None in files of earlier versions
     kind: HeadKindName | None = None  # None is the default kind, as in files from before there were two
+    calibration: HeadCalibration | None = None
     schema: int = SCHEMA_VERSION
 
     @property

@@ -27,6 +27,7 @@ from tgems_export.encoders.prompts import (
 )
 from tgems_export.encoders.towers.base import ExitPoint, Pool
 from tgems_export.heads.base import ExitHead
+from tgems_export.heads.calibrating import Calibrating, calibrate_head, given, hold_out
 from tgems_export.heads.file import (
     HeadCard,
     head_file,
@@ -86,6 +87,7 @@ class _Material:
     targets: Tensor  # (n, C)
     train: Tensor  # indices into n
     validation: Tensor  # indices into n
+    calibrating: Calibrating | None
     prompts: Tensor  # (C, P, E) trained on
     text: Tensor  # (C, E) tables are made from
     held_out_text: Tensor | None  # (C, E) of templates never trained on
@@ -104,6 +106,7 @@ def train_heads(
     out: Path,
     reporter: Reporter,
     *,
+    calibration: ImageFolder | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Trains a head for every layer that is asked for; heads that are there already are kept.
@@ -114,6 +117,7 @@ def train_heads(
         settings: see `TrainingSettings`.
         out: the folder of the head files.
         reporter: where progress, figures and warnings go.
+        calibration: labelled pictures that calibrate; default: a part of the folder, if it is enough.
         overwrite: replace head files that were trained otherwise.
 
     Raises:
@@ -126,7 +130,9 @@ def train_heads(
     settings = _settle(settings)
     if out.exists() and not out.is_dir():
         raise HeadError(f"{out}: a file, not a folder; give another --out")
-    cards = [_card_before_training(encoder, folder, settings, layer) for layer in settings.layers]
+    cards = [
+        _card_before_training(encoder, folder, calibration, settings, layer) for layer in settings.layers
+    ]
     files = [head_file(out, layer, settings.kind.name) for layer in settings.layers]
     pending = []
     for path, card in zip(files, cards, strict=True):
@@ -136,7 +142,7 @@ def train_heads(
             pending.append((path, card))
     save_trained_pictures(out, folder)
     if pending:
-        material = _prepare(encoder, folder, settings, reporter)
+        material = _prepare(encoder, folder, calibration, settings, reporter)
         for path, card in pending:
             point = encoder.tower.at(card.layer)
             head, trained = _train_layer(material, point, card, settings, reporter)
@@ -163,7 +169,11 @@ def _settle(settings: TrainingSettings) -> TrainingSettings:
 
 
 def _card_before_training(
-    encoder: Encoder, folder: ImageFolder, settings: TrainingSettings, layer: int
+    encoder: Encoder,
+    folder: ImageFolder,
+    calibration: ImageFolder | None,
+    settings: TrainingSettings,
+    layer: int,
 ) -> HeadCard:
     """Return the card of a head before it is trained; what is learnt is left empty."""
     point = encoder.tower.at(layer)
@@ -184,7 +194,7 @@ def _card_before_training(
         classes=settings.classes,
         templates=settings.templates.train,
         templates_held_out=settings.templates.held_out,
-        settings=settings.head.stated() | settings.stated(),
+        settings=settings.head.stated() | settings.stated() | _state_calibration(calibration),
         data_sha256=folder.sha256,
         pictures=0,
         accuracy=0.0,
@@ -206,7 +216,15 @@ def _is_trained(path: Path, expected: HeadCard, overwrite: bool) -> bool:
         if overwrite:
             return False
         raise
-    learnt = ("pool", "pictures", "accuracy", "accuracy_held_out_templates", "warnings", "versions")
+    learnt = (
+        "pool",
+        "pictures",
+        "accuracy",
+        "accuracy_held_out_templates",
+        "warnings",
+        "versions",
+        "calibration",
+    )
     stated = (*learnt, "trained_pictures_sha256")  # which earlier versions left out; `data_sha256` has it all
     same = dataclasses.replace(expected, **{name: getattr(found, name) for name in stated}) == found
     if not same and not overwrite:
@@ -214,8 +232,16 @@ def _is_trained(path: Path, expected: HeadCard, overwrite: bool) -> bool:
     return same
 
 
+def _state_calibration(calibration: ImageFolder | None) -> dict[str, str]:
+    return {"calibration": calibration.sha256} if calibration else {}
+
+
 def _prepare(
-    encoder: Encoder, folder: ImageFolder, settings: TrainingSettings, reporter: Reporter
+    encoder: Encoder,
+    folder: ImageFolder,
+    calibration: ImageFolder | None,
+    settings: TrainingSettings,
+    reporter: Reporter,
 ) -> _Material:
     prompts = encode_prompts(encoder, settings.classes, settings.templates.train)
     held_out = settings.templates.held_out
@@ -238,9 +264,16 @@ def _prepare(
         raise DataError(
             f"{folder.root}: {len(targets)} readable pictures; training and validating needs more"
         )
+    if calibration:
+        calibrating: Calibrating | None = given(compute_features(encoder, calibration, reporter), calibration)
+    elif settings.labels == "folders":
+        train, calibrating = hold_out(features, folder, train, settings.head.seed)
+    else:
+        calibrating = None
     return _Material(
         views=views,
         targets=targets,
+        calibrating=calibrating,
         train=torch.from_numpy(train),
         validation=torch.from_numpy(validation),
         prompts=prompts,
@@ -267,7 +300,10 @@ def _train_layer(
         note = _noter(task, epochs)
         head = head_settings.train(data, teacher, layer=card.layer, checkpoint=checkpoint, on_epoch=note)
     figures = head_settings.examine(head, data, material.held_out_text, card.classes)
-    return head, dataclasses.replace(card, **vars(figures))
+    calibration = None
+    if material.calibrating:
+        calibration = calibrate_head(material.calibrating, head, material.text, point, pool)
+    return head, dataclasses.replace(card, **vars(figures), calibration=calibration)
 
 
 def _choose_pool(

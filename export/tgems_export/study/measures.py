@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from tgems_edge.maths.metrics import calibration_error, reliability, top_accuracy
 from tgems_edge.maths.rates import posterior
 from tgems_edge.maths.sets import COVERAGES, DEFAULT_COVERAGE, METHODS, hold, label_sets
-from tgems_export.exporting.calibration import Calibration, calibrate
+from tgems_export.calibration import Fitted, calibrate
 
 __all__ = ["Value", "measure_answers", "measure_certainty", "right_answers", "which_are_right"]
 
@@ -62,7 +62,7 @@ def measure_certainty(
 
 
 def _measure_sets(
-    fitted: Calibration, probabilities: NDArray[np.floating], labels: NDArray[np.int64]
+    fitted: Fitted, probabilities: NDArray[np.floating], labels: NDArray[np.int64]
 ) -> Iterator[tuple[str, Value]]:
     for method in METHODS:
         bounds = fitted.conformal if method == "threshold" else fitted.conformal_adaptive
@@ -77,7 +77,7 @@ def _measure_sets(
 
 
 def _measure_rejection(
-    fitted: Calibration,
+    fitted: Fitted,
     rates: NDArray[np.floating],
     unknown_rates: Mapping[str, NDArray[np.floating]],
     k: int,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tgems_edge.errors import DataError, InputError
+from tgems_edge.errors import DataError, EncoderError, InputError
 from tgems_edge.progress import Reporter
 from tgems_export.encoders.encoder import Encoder
 from tgems_export.encoders.prompts import Templates
@@ -67,7 +67,8 @@ def make_report(
         DataError: a folder that cannot be used, or K too large.
         InputError: something else is in the way.
     """
-    encoder.tower.at(plan.layer)
+    if plan.layer > encoder.blocks:
+        raise EncoderError(f"layer {plan.layer}: {encoder.id.name} has {encoder.blocks} blocks")
     if plan.k > (widest := max(point.width for point in encoder.tower.points)):
         raise DataError(f"--k {plan.k}: at most {widest}, the width of {encoder.id.name}")
     if out.exists() and not out.is_dir():

@@ -281,8 +281,20 @@ class TestSeveralExits:
         assert found.keys() == KEYS
         assert found["exit_layers"] == {"2": 6, "5": 3}
         assert found["exits"] == [
-            {"layer": 2, "images": 6, "share": pytest.approx(6 / 9), "accuracy": pytest.approx(5 / 6)},
-            {"layer": 5, "images": 3, "share": pytest.approx(3 / 9), "accuracy": pytest.approx(1 / 3)},
+            {
+                "layer": 2,
+                "title": "2",
+                "images": 6,
+                "share": pytest.approx(6 / 9),
+                "accuracy": pytest.approx(5 / 6),
+            },
+            {
+                "layer": 5,
+                "title": "5",
+                "images": 3,
+                "share": pytest.approx(3 / 9),
+                "accuracy": pytest.approx(1 / 3),
+            },
         ]
         assert found["operations"] == pytest.approx((6 * 10e6 + 3 * 40e6) / 9)
 
@@ -305,7 +317,7 @@ class TestSeveralExits:
     def test_an_exit_that_nothing_took_has_no_accuracy(self, paint, dynamic_model):
         paint("noon", {"red": ["red"], "green": ["lime"]})
         late = measured("noon", "--model", dynamic_model())["exits"][1]
-        assert late == {"layer": 5, "images": 0, "share": 0.0, "accuracy": None}
+        assert late == {"layer": 5, "title": "5", "images": 0, "share": 0.0, "accuracy": None}
         assert "\n5            0    0.0%         -\n" in evaluate("noon", "--model", dynamic_model()).stdout
 
     def test_many_operations_are_written_in_billions(self, paint, dynamic_model, dynamic_card):

@@ -80,7 +80,7 @@ class TestText:
             "not trained": "blue",
             "prompts": "1: a photo of {}.",
             "encoder": "colours",
-            "exits": "block 4, class token, T-GEM, K 2",
+            "exits": "layer 4, class token, T-GEM, K 2",
             "precision": "fp32",
             "input": "pixels, uint8 (B, 6, 10, 3)",
             "preprocessing": "resized to 6x10 without keeping the aspect ratio, bilinear; mean 0 0 0, "
@@ -145,15 +145,15 @@ class TestText:
         table = lines[lines.index(next(line for line in lines if line.startswith("exit  "))) :]
         assert [line.split(maxsplit=5) for line in table[1:3]] == [
             ["2", "75.0%", "25%", "0.600", "2", "class token"],
-            ["5", "25.0%", "100%", "-", "2", "mean of the patch tokens"],
+            ["5", "25.0%", "100%", "-", "2", "mean over the positions"],
         ]
         assert table[3] == "no exit 3: nothing would leave there"
         words = " ".join(done.stdout.split())
-        assert "blocks 2, 5, T-GEM; on average 44% of the full tower's operations" in words
+        assert "layers 2, 5, T-GEM; on average 44% of the full tower's operations" in words
 
     def test_another_head(self, rows, colour_card):
         ssa = replace(colour_card.last_exit, head_kind="ssa")
-        assert rows(replace(colour_card, exits=(ssa,)))["exits"].startswith("block 4, class token, SSA head")
+        assert rows(replace(colour_card, exits=(ssa,)))["exits"].startswith("layer 4, class token, SSA head")
 
 
 class TestFindings:

@@ -39,7 +39,7 @@ def test_demo_is_what_open_clips_factory_makes_of_its_folder(encoder):
 
 
 def test_demo_states_its_terms_and_its_shape(encoder):
-    assert encoder.id.name == "demo" and "CIFAR-10" in encoder.licence
+    assert encoder.id.name == "vit-demo" and "CIFAR-10" in encoder.licence
     assert (encoder.blocks, encoder.tower.points[-1].width, encoder.embedding_width) == (12, 128, 128)
     assert encoder.preprocessing.size == (64, 64)
 
@@ -202,7 +202,7 @@ def test_a_tower_that_cannot_be_cut_is_refused_with_the_reason(tiny, vision, mes
 
 @pytest.mark.parametrize("layer", [0, -1, 13])
 def test_a_layer_out_of_range_is_refused_with_the_range(encoder, layer):
-    with pytest.raises(EncoderError, match=f"layer {layer}: demo has the layers 1 to 12"):
+    with pytest.raises(EncoderError, match=f"layer {layer}: vit-demo has the layers 1 to 12"):
         encoder.point(layer)
 
 

@@ -251,7 +251,7 @@ def test_a_tokenizer_of_transformers_is_used(with_huggingface_tokenizer):
     tokens = encoder.text.tokenize(["a cat", "a truck"])
     assert tokens.tolist() == [[2, 3] + [0] * 14, [2, 5] + [0] * 14]
     assert encoder.text.encode(["a cat"]).shape == (1, 128)
-    assert encoder.text.first_too_long(["a cat", "a " * 17]) == 1
+    assert encoder.text.too_long(["a cat", "a " * 17]) == [1]
 
 
 def test_without_transformers_its_tokenizers_name_the_extra(with_huggingface_tokenizer, monkeypatch):

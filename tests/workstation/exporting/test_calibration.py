@@ -7,7 +7,7 @@ from tgems_edge.errors import DataError
 from tgems_edge.maths.metrics import calibration_error, coverage_interval
 from tgems_edge.maths.rates import posterior
 from tgems_edge.maths.sets import COVERAGES, label_sets
-from tgems_export.exporting.calibration import calibrate
+from tgems_export.calibration import calibrate
 
 K = 16
 

@@ -18,8 +18,8 @@ from tgems_edge.maths.rates import posterior
 from tgems_edge.model_file.card import Card, EncoderId
 from tgems_edge.model_file.seal import is_sealed
 from tgems_edge.sources.data import read_labelled
+from tgems_export.calibration import calibrate
 from tgems_export.exporting import pipeline, sealing
-from tgems_export.exporting.calibration import calibrate
 from tgems_export.exporting.exits import load_exits
 from tgems_export.exporting.graph import onnx_graph
 from tgems_export.exporting.graph.exit_graph import ExitGraph
@@ -61,7 +61,7 @@ def refused(result, message, exit_code=2):
 def test_export_ends_with_the_commands_to_run_next(exported):
     path, result = exported
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"✅ {path}: 3 classes, exit 1 of demo, ")
+    assert result.stdout.startswith(f"✅ {path}: 3 classes, exit 1 of vit-demo, ")
     assert f"tgems-edge classify --model {path} IMAGE" in result.stdout
     assert f"from tgems_edge import load; print(load('{path}')" in result.stdout
 
@@ -101,7 +101,7 @@ def test_the_file_is_plain_onnx_with_metadata_for_other_tools(exported, card):
     assert metadata.pop("date").count("-") == 2
     assert Card.from_json(metadata.pop("tgems")) == card
     assert metadata == {
-        "description": "3 classes, exit 1 of demo",
+        "description": "3 classes, exit 1 of vit-demo",
         "author": "tgems-edge",
         "version": card.versions["tgems-edge"],
         "license": f"code: Apache-2.0; weights: {card.licence['weights']}",
@@ -197,6 +197,7 @@ def test_half_of_the_data_calibrates_the_other_half_measures_and_the_report_is_j
         "bytes": (tmp_path / "model.onnx").stat().st_size,
         "seconds": report["seconds"],
         "layer": 1,
+        "layer_name": "1",
         "classes": list(TRAINED),
         "classes_not_trained": [],
         "input": "pixels",
@@ -273,7 +274,7 @@ def test_an_existing_file_is_not_replaced_unasked(export, tmp_path):
 
 @pytest.mark.parametrize("layer", [0, 13])
 def test_a_layer_that_the_tower_does_not_have_is_refused(export, layer):
-    refused(export(layer=layer), f"layer {layer}: demo has the layers 1 to 12")
+    refused(export(layer=layer), f"layer {layer}: vit-demo has the layers 1 to 12")
 
 
 def test_what_is_missing_or_in_the_way_is_named(export, tmp_path):
@@ -392,7 +393,7 @@ def test_a_tower_without_class_token_goes_the_whole_way(command, make_folder, tm
     pets = make_folder(tmp_path / "pets", {"cat": 4, "dog": 4})
     heads, siglip = tmp_path / "heads", ("--encoder", "ViT-B-32-SigLIP2-256", "--pretrained", "random")
     options = (*siglip, "--epochs", 1, "--k", 8, "--layer", 2, "--out", heads)
-    refused(command("train", pets, *options, "--pool", "cls", "-q"), "has no class token; give --pool mean")
+    refused(command("train", pets, *options, "--pool", "cls", "-q"), "give --pool auto or --pool mean")
     assert command("train", pets, *options).exit_code == 0
     for kind in ("pixels", "image"):
         model = tmp_path / f"{kind}.onnx"

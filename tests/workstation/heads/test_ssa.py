@@ -199,7 +199,7 @@ def test_labels_that_mean_nothing_are_noticed(encoder, make_folder, tmp_path, re
 
 
 def test_the_class_token_is_refused(train, plan, cache):
-    with pytest.raises(InputError, match="--pool cls: an SSA head reads the mean of the patch tokens"):
+    with pytest.raises(InputError, match="--pool cls: an SSA head reads the mean over the positions"):
         train(replace(plan, pool="cls"))
     assert not cache.exists()
 
@@ -298,11 +298,11 @@ def test_the_full_clip_can_label(command, figures, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--pool", "cls"], "--pool cls: an SSA head reads the mean of the patch tokens; give --pool mean"),
+        (["--pool", "cls"], "--pool cls: an SSA head reads the mean over the positions; give --pool mean"),
         (["--k", "128"], "--k: of a T-GEM only; leave it out with --head-kind ssa"),
         (["--epochs", "120"], "--epochs: of a T-GEM only"),
         (["--loss", "tgems"], "--loss: of a T-GEM only"),
-        (["--layer", "13"], "layer 13: demo has the layers 1 to 12"),
+        (["--layer", "14", "--encoder", "vit-demo"], "layer 14: vit-demo has the layers 1 to 12"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(command, figures, tmp_path, options, message):

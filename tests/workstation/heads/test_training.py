@@ -231,8 +231,8 @@ def test_a_broken_head_file_is_replaced_only_when_asked(train, plan, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"layers": (1, 13)}, EncoderError, "layer 13: demo has the layers 1 to 12"),
-        ({"head": TGemSettings(k=129)}, DataError, "--k 129: at most 128, the width of demo"),
+        ({"layers": (1, 14)}, EncoderError, "it has 12 blocks"),
+        ({"head": TGemSettings(k=129)}, DataError, "--k 129: at most 128, the width of layer 1 of vit-demo"),
         ({"classes": ("a", "b " * 20, "c")}, DataError, "too long"),
     ],
 )
@@ -303,7 +303,7 @@ def test_the_teacher_labels_with_its_own_softmax(command, encoder, figures, tmp_
     ("options", "message"),
     [
         (["--labels", "teacher"], "unlabelled pictures have no names; give --classes FILE"),
-        (["--layer", "13"], "layer 13: demo has the layers 1 to 12"),
+        (["--layer", "14", "--encoder", "vit-demo"], "layer 14: vit-demo has the layers 1 to 12"),
         (["--encoder", "ViT-B-33", "--pretrained", "openai"], "nearest: ViT-B-32"),
         (["--k", "200"], "--k 200: at most 128"),
         (["--templates", "nonsense"], "nonsense: no such file"),

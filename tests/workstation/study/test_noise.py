@@ -238,7 +238,10 @@ class TestCommand:
         [
             (("--k", 64), "--k: has no part in --noise; leave it out"),
             (("--calibration", "nowhere"), "--calibration: has no part in --noise"),
-            (("--encoder", "RN50", "--pretrained", "random"), "RN50: its image tower is a ModifiedResNet"),
+            (
+                ("--encoder", "RN50", "--pretrained", "random"),
+                "RN50: --noise compares blocks of one width; give a ViT",
+            ),
         ],
         ids=str,
     )

@@ -308,12 +308,11 @@ def test_the_command_writes_a_report_and_goes_on_where_it_stopped(command, many_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--layer", 13), "layer 13: demo has the layers 1 to 12"),
-        (("--k", 129), "--k 129: at most 128, the width of demo"),
+        (("--layer", 13), "layer 13: vit-demo has the layers 1 to 12"),
+        (("--k", 129), "--k 129: at most 128, the width of vit-demo"),
         (("--seeds", 1), "--seeds"),
         (("--calibration", "nowhere"), "give both --calibration and --evaluation"),
         (("--others", "nowhere"), "nowhere: no such folder"),
-        (("--encoder", "RN50", "--pretrained", "random"), "RN50: its image tower is a ModifiedResNet"),
     ],
     ids=str,
 )

@@ -35,6 +35,7 @@ __all__ = [
     "DEMO_FOLDER",
     "HF_HUB",
     "LOCAL_DIR",
+    "PHOTO",
     "PHOTO_FOLDER",
     "RANDOM",
     "folder_config",
@@ -48,11 +49,11 @@ __all__ = [
     "source",
 ]
 
-DEMO = "demo"
+PHOTO, DEMO = "photo", "vit-demo"
 DEMO_FOLDER = Path(__file__).parents[2] / "demo" / "clip"
 PHOTO_FOLDER = Path(__file__).parents[2] / "builtin" / "photo" / "clip"
-# Encoders that ship, by the names that `--encoder` takes; `demo` is the older name of `vit-demo`.
-BUILT_IN = {"photo": PHOTO_FOLDER, "vit-demo": DEMO_FOLDER, DEMO: DEMO_FOLDER}
+# The CLIPs that ship, by name; `demo` is what version 0.1 called the 64-pixel ViT, and its heads still do.
+BUILT_IN = {PHOTO: PHOTO_FOLDER, DEMO: DEMO_FOLDER, "demo": DEMO_FOLDER}
 RANDOM = "random"
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 NEARLY_CONSTANT, NOISE = 1e-3, 0.05  # standard deviations

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tgems_edge.maths.rates import posterior
 from tgems_edge.model_file.card import Exit, ExitCalibration, ExitGate
 from tgems_edge.model_file.gate import INPUT
-from tgems_export.exporting.calibration import fit_temperature
+from tgems_export.calibration import fit_temperature
 from tgems_export.exporting.dynamic.gates import (
     GateFit,
     choose_thresholds,

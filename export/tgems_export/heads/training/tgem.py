@@ -139,7 +139,7 @@ def train_tgem_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_seed(settings.seed, layer, 0))
         width, embedding_width = data.activations.shape[1], data.prompts.shape[2]
-        head = make(width, embedding_width, settings.compared_in(width, embedding_width, "the activation"))
+        head = make(width, embedding_width, settings.k or min(DEFAULT_K, width))
     loss = Loss(settings.loss, head.k)
     optimiser = _optimiser(head, loss, settings)
     first = _resume(checkpoint, head, loss, optimiser)

@@ -86,6 +86,7 @@ class StagedTower(Tower):
         self._steps = steps
         operations += self._behind_operations
         super().__init__(module, size, points, operations, embedding.shape[1])
+        module.to(memory_format=torch.channels_last)  # three times as fast on a CPU
 
     def other_names(self, point: ExitPoint) -> tuple[str, ...]:
         """`5.4` for the end of a stage 5 of four blocks, which is called `5`."""
@@ -136,13 +137,13 @@ class StagedTower(Tower):
                 activations.append(step.pooled(state, pool))
 
         with self._listening(note):
-            embedding = nn.functional.normalize(self.module(images), dim=-1)
+            embedding = nn.functional.normalize(self._run(images), dim=-1)
         return Activations({pool: tuple(activations) for pool, activations in found.items()}, embedding)
 
     def activation(self, images: Tensor, point: ExitPoint, pool: Pool) -> Tensor:
         """See `Tower`."""
         if point is self.full:
-            return nn.functional.normalize(self.module(images), dim=-1)
+            return nn.functional.normalize(self._run(images), dim=-1)
         wanted = self._step(point)
 
         def note(step: Step, state: Tensor) -> None:
@@ -151,10 +152,14 @@ class StagedTower(Tower):
 
         with self._listening(note):
             try:
-                self.module(images)
+                self._run(images)
             except _Reached as reached:
                 return wanted.pooled(reached.state, pool)
         raise AssertionError(f"the tower does not go through {point.name}")
+
+    def _run(self, images: Tensor) -> Tensor:
+        """The library's own forward pass."""
+        return self.module(images.contiguous(memory_format=torch.channels_last))
 
     @contextmanager
     def _listening(self, note: Callable[[Step, Tensor], None]) -> Iterator[None]:

@@ -17,13 +17,13 @@ from tgems_edge.errors import DataError
 from tgems_edge.maths.rates import posterior
 from tgems_edge.maths.sets import COVERAGES, LEAST_PICTURES, REJECTS, SetMethod, quantile, set_scores
 
-__all__ = ["Calibration", "calibrate", "calibrate_posterior", "fit_temperature"]
+__all__ = ["Fitted", "calibrate", "calibrate_posterior", "fit_temperature"]
 
 LOG_TEMPERATURES = (math.log(1e-3), math.log(1e6))  # bounds of the search, far beyond any head's
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Fitted:
     """Fitted values; levels are keys as they stand in the card."""
 
     temperature: float
@@ -32,7 +32,7 @@ class Calibration:
     rejection: dict[str, float]  # of the smallest rate, for each share of known pictures beyond it
 
 
-def calibrate(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) -> Calibration:
+def calibrate(rates: NDArray[np.floating], labels: NDArray[np.int64], k: int) -> Fitted:
     """Fits everything for one exit.
 
     Args:
@@ -53,7 +53,7 @@ def calibrate_posterior(
     surprisal: NDArray[np.floating],
     labels: NDArray[np.int64],
     temperature: float,
-) -> Calibration:
+) -> Fitted:
     """Fits what makes label sets and `unknown` of a posterior.
 
     Args:
@@ -75,7 +75,7 @@ def calibrate_posterior(
         of_true = set_scores(probabilities, method)[np.arange(len(labels)), labels]
         return {coverage: quantile(of_true, float(coverage)) for coverage in COVERAGES}
 
-    return Calibration(
+    return Fitted(
         temperature=temperature,
         conformal=quantiles("threshold"),
         conformal_adaptive=quantiles("adaptive"),
