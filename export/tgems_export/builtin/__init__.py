@@ -1,1 +1,1 @@
-"""How what ships was made: a package for each encoder, with its recipe, its weights and its heads."""
+"""Encoders that ship: a package for each, with its recipe, its weights and its heads."""

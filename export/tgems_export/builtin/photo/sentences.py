@@ -1,4 +1,4 @@
-"""Which classes a name is near, according to a sentence encoder that has read a great deal of English.
+"""Classes that a name is near, according to a sentence encoder that has read a great deal of English.
 
 WordNet gives every name beside the classes the same place as its siblings: a peach that of a plum. A sentence
 encoder tells them apart. Its neighbours among the classes, weighted by their similarity, are a second opinion
