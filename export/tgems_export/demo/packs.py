@@ -46,7 +46,7 @@ class Pack:
 
 
 def read_pack(path: Path) -> Pack:
-    """Reads one pack.
+    """Read one pack.
 
     Raises:
         DataError: missing, or not a pack.
@@ -91,7 +91,7 @@ def unpack(
     seen_only: bool = False,
     without: tuple[Pack, ...] = (),
 ) -> int:
-    """Writes packs as one image folder, OUT/<class>/<pack>-<index>.jpg; returns how many pictures.
+    """Write packs as one image folder, OUT/<class>/<pack>-<index>.jpg; return how many pictures.
 
     Args:
         packs: their classes may overlap.

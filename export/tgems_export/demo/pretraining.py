@@ -1,4 +1,4 @@
-"""Trains the demo CLIP: pictures against prompts, on CIFAR-10 and the 180 seen classes of Tiny-ImageNet.
+"""Training of the demo CLIP: pictures against prompts, on CIFAR-10 and the 180 seen classes of Tiny-ImageNet.
 
 Every step draws its prompts and its changes to the pictures from a generator seeded with (seed, step),
 and every epoch its order from (seed, epoch). So the state between two steps is weights, averages,
@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,36 +22,23 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tgems_edge.errors import EncoderError, InputError
-from tgems_edge.model_file.card import Preprocessing
+from tgems_edge.errors import InputError
 from tgems_edge.progress import Reporter
-from tgems_edge.runtime.images import decode, to_pixels
 from tgems_export.demo.augmentation import Augmentation, change, mix
-from tgems_export.demo.packs import Pack
+from tgems_export.demo.network import WEIGHTS, architecture, load_earlier, make_optimisers
+from tgems_export.demo.pictures import PREPROCESSING, Pictures, split
 from tgems_export.demo.vocabulary import Vocabulary, build_vocabulary
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.prompts import NAMED, class_embeddings
 from tgems_export.storage.files import read_checked, write_atomically, write_checked
 
-__all__ = ["RECIPES", "Pictures", "Settings", "cross_entropy", "pretrain", "read_pictures"]
+__all__ = ["RECIPES", "Settings", "cross_entropy", "pretrain"]
 
-WEIGHTS = "open_clip_model.safetensors"
-BLOCKS = 12
-HEAD_WIDTH = 32
-EMBEDDING_WIDTH = 128
-PREPROCESSING = Preprocessing(
-    size=(64, 64),
-    resize_mode="shortest",
-    interpolation="bicubic",
-    fill_color=0,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.247, 0.2435, 0.2616),
-)
 LICENCE = "trained on CIFAR-10 and Tiny-ImageNet: non-commercial research use"
 TEMPLATES = NAMED["default"]
 CHECK_BATCH = 250
@@ -102,51 +89,6 @@ RECIPES = {
 }
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """N decoded pictures of several data sets, and what their classes are called."""
-
-    pixels: NDArray[np.uint8]  # (N, H, W, 3)
-    labels: NDArray[np.int64]  # (N,) over the classes of all data sets
-    data_set: NDArray[np.int64]  # (N,)
-    data_sets: tuple[tuple[tuple[str, ...], ...], ...]  # names per class per data set
-    repeats: tuple[int, ...]  # how often an epoch shows a picture of each data set
-    sha256: str  # over the packs' pictures and labels
-
-
-def read_pictures(packs: Sequence[Pack], reporter: Reporter) -> Pictures:
-    """Decodes packs; those with the same classes are one data set.
-
-    Classes without pictures are left out of the names. The first data set, CIFAR-10, is shown twice an
-    epoch: half as many pictures, for the ten names that the built-in heads know.
-    """
-    groups: dict[tuple[str, ...], list[Pack]] = {}
-    for pack in packs:
-        groups.setdefault(pack.classes, []).append(pack)
-    pixels, labels, owners, data_sets, offset = [], [], [], [], 0
-    digest = hashlib.sha256()
-    with reporter.task("decoding", sum(len(pack.labels) for pack in packs), unit="pictures") as task:
-        for owner, members in enumerate(groups.values()):
-            own = np.concatenate([pack.labels for pack in members])
-            present, numbers = np.unique(own, return_inverse=True)
-            data_sets.append(tuple(members[0].synonyms[label] for label in present))
-            labels.append(numbers + offset)
-            owners.append(np.full(len(own), owner))
-            offset += len(present)
-            for pack in members:
-                digest.update(pack.joined + pack.labels.tobytes())
-                pixels.append(np.stack([to_pixels(decode(jpeg), PREPROCESSING) for jpeg in pack.jpegs()]))
-                task.advance(len(pack.labels))
-    return Pictures(
-        pixels=np.concatenate(pixels),
-        labels=np.concatenate(labels),
-        data_set=np.concatenate(owners),
-        data_sets=tuple(data_sets),
-        repeats=(2,) + (1,) * (len(data_sets) - 1),
-        sha256=digest.hexdigest(),
-    )
-
-
 def pretrain(
     pictures: Pictures,
     settings: Settings,
@@ -156,7 +98,7 @@ def pretrain(
     device: torch.device,
     start_from: Path | None = None,
 ) -> Path:
-    """Trains, and writes an open_clip folder of fp16 weights with the curve of its training.
+    """Train, and write an open_clip folder of fp16 weights with the curve of its training.
 
     Killed at any point and called again, it goes on from the last check; once done, it only writes again.
 
@@ -196,12 +138,12 @@ class _Run:
     def __init__(self, pictures: Pictures, settings: Settings, device: torch.device, start_from: Path | None):
         self.pictures, self.settings, self.device = pictures, settings, device
         torch.manual_seed(settings.seed)
-        self.clip = open_clip.CLIP(**_architecture(settings.width, settings.patch_dropout)).to(device)
+        self.clip = open_clip.CLIP(**architecture(settings.width, settings.patch_dropout)).to(device)
         if start_from is not None:
-            _start_from(self.clip, start_from)
+            load_earlier(self.clip, start_from)
         tokenize = open_clip.get_tokenizer(f"local-dir:{DEMO_FOLDER}")
         self.vocabulary = build_vocabulary(pictures.data_sets, TEMPLATES, tokenize, self.clip.context_length)
-        self.train, self.held_out = _split(pictures, settings)
+        self.train, self.held_out = split(pictures, settings.held_out, settings.seed)
         self.epoch_size = len(self._order(0))
         self.steps = settings.epochs * self.epoch_size // settings.batch
         if self.steps < 1:
@@ -209,7 +151,13 @@ class _Run:
         self.steps_between_checks = max(1, self.epoch_size // settings.batch // settings.checks_per_epoch)
         decay = 1 - 1 / max(2.0, settings.average_over * self.steps)
         self.average = AveragedModel(self.clip, multi_avg_fn=get_ema_multi_avg_fn(decay))
-        self.optimisers = _optimisers(self.clip, settings)
+        self.optimisers = make_optimisers(
+            self.clip,
+            matrix_learning_rate=settings.matrix_learning_rate,
+            learning_rate=settings.learning_rate,
+            matrix_weight_decay=settings.matrix_weight_decay,
+            weight_decay=settings.weight_decay,
+        )
         self.curve: list[dict[str, float]] = []
         self.seconds = {"training": 0.0, "checks": 0.0}
         origin = start_from and hashlib.sha256((start_from / WEIGHTS).read_bytes()).hexdigest()
@@ -311,7 +259,7 @@ class _Run:
         }
         config = {
             "license": LICENCE,
-            "model_cfg": _architecture(self.settings.width),
+            "model_cfg": architecture(self.settings.width),
             "preprocess_cfg": preprocessing,
         }
         training = {
@@ -381,65 +329,6 @@ def cross_entropy(logits: Tensor, labels: Tensor, data_set: Tensor, smoothing: f
     right = log_posterior.gather(1, labels[:, None]).squeeze(1)
     anywhere = log_posterior.masked_fill(~rival, 0).sum(1) / rival.sum(1)
     return -(1 - smoothing) * right - smoothing * anywhere
-
-
-def _architecture(width: int, patch_dropout: float = 0.0) -> dict[str, Any]:
-    """open_clip's `model_cfg`: 64 patches and the CLS token, a short text tower with CLIP's vocabulary."""
-    vision: dict[str, Any] = {
-        "image_size": PREPROCESSING.size[0],
-        "layers": BLOCKS,
-        "width": width,
-        "head_width": HEAD_WIDTH,
-        "patch_size": 8,
-        "mlp_ratio": 4.0,
-    }
-    if patch_dropout:
-        vision["patch_dropout"] = patch_dropout
-    text = {"context_length": 16, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2}
-    return {"embed_dim": EMBEDDING_WIDTH, "vision_cfg": vision, "text_cfg": text}
-
-
-def _start_from(clip: Any, folder: Path) -> None:
-    """Weights of an earlier folder; a kernel for smaller patches is spread over the larger ones."""
-    try:
-        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
-        kernel = weights["visual.conv1.weight"]
-        factor = clip.visual.conv1.weight.shape[-1] // kernel.shape[-1]
-        spread = kernel.repeat_interleave(factor, 2).repeat_interleave(factor, 3) / factor**2
-        clip.load_state_dict(weights | {"visual.conv1.weight": spread})
-    except Exception as error:  # the reader of safetensors has errors of its own
-        reason = " ".join(str(error).split())[:200]
-        raise EncoderError(f"--start-from {folder}: does not fit this recipe ({reason})") from None
-
-
-def _split(pictures: Pictures, settings: Settings) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Pictures to train on, and for each data set those that are only watched."""
-    rng = np.random.default_rng(settings.seed)
-    held_out = []
-    for data_set in range(len(pictures.data_sets)):
-        members = rng.permutation(np.flatnonzero(pictures.data_set == data_set))
-        held_out.append(np.sort(members[: min(settings.held_out, len(members) // 10)]))
-    return np.setdiff1d(np.arange(len(pictures.labels)), np.concatenate(held_out)), held_out
-
-
-def _optimisers(clip: Any, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the image tower's blocks, AdamW for the rest."""
-    matrices = [p for p in clip.visual.transformer.parameters() if p.ndim == 2]
-    known = {id(p) for p in matrices}
-    rest = [p for p in clip.parameters() if id(p) not in known]
-    muon = torch.optim.Muon(
-        matrices,
-        lr=settings.matrix_learning_rate,
-        weight_decay=settings.matrix_weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    adamw = torch.optim.AdamW(
-        rest, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.95)
-    )
-    for optimiser in (muon, adamw):
-        for group in optimiser.param_groups:
-            group["peak"] = group["lr"]
-    return [muon, adamw]
 
 
 @torch.no_grad()

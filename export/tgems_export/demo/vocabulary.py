@@ -44,7 +44,7 @@ def build_vocabulary(
     tokenize: Callable[..., Tensor],
     length: int,
 ) -> Vocabulary:
-    """Says every name of every class in every template.
+    """Say every name of every class in every template.
 
     Args:
         data_sets: for each data set, for each class, its names, the class name first.

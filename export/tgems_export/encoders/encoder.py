@@ -132,7 +132,8 @@ def load_encoder(
     """Loads a CLIP.
 
     Args:
-        name: an open_clip architecture, `local-dir:PATH`, `hf-hub:ORG/NAME`, or `demo` for the built-in one.
+        name: an open_clip architecture, `local-dir:PATH`, `hf-hub:ORG/NAME`, or a built-in one,
+            `photo` or `vit-demo`.
         pretrained: one of the architecture's tags, a checkpoint file, `TAG:FILE` for a file that was trained
             like a tag, or `random`.
         device: where it runs; default CPU.

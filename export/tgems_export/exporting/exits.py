@@ -33,7 +33,7 @@ __all__ = ["DEMO_HEADS", "DEMO_HEADS_190", "PHOTO_HEADS", "Exit", "load_exits"]
 
 DEMO_HEADS = Path(__file__).parents[1] / "demo" / "heads"  # for the ten names of CIFAR-10
 DEMO_HEADS_190 = Path(__file__).parents[1] / "demo" / "heads-190"  # and for the 180 of Tiny-ImageNet as well
-PHOTO_HEADS = Path(__file__).parents[1] / "builtin" / "heads"  # for 99 everyday objects
+PHOTO_HEADS = Path(__file__).parents[1] / "builtin" / "photo" / "heads"  # for 99 everyday objects
 # The heads that ship, by name, and the default heads of the encoders that ship.
 NAMED_HEADS = {Path("photo"): PHOTO_HEADS, Path("demo"): DEMO_HEADS, Path("demo-190"): DEMO_HEADS_190}
 HEADS_OF = {PHOTO: PHOTO_HEADS, DEMO: DEMO_HEADS, "demo": DEMO_HEADS}

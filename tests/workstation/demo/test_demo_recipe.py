@@ -17,8 +17,10 @@ from tgems_edge.runtime.images import decode
 from tgems_edge.sources.data import read_labelled
 from tgems_export.demo import pretraining
 from tgems_export.demo.augmentation import Augmentation, change, mix
+from tgems_export.demo.network import architecture
 from tgems_export.demo.packs import TRAINING, read_pack, read_training_packs, unpack
-from tgems_export.demo.pretraining import RECIPES, Settings, cross_entropy, pretrain, read_pictures
+from tgems_export.demo.pictures import read_pictures, split
+from tgems_export.demo.pretraining import RECIPES, Settings, cross_entropy, pretrain
 from tgems_export.demo.vocabulary import build_vocabulary
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER
 from tgems_export.encoders.encoder import load_encoder
@@ -252,7 +254,7 @@ class TestPretraining:
         assert {t.dtype for t in load_file(out / "open_clip_model.safetensors").values()} == {torch.float16}
 
     def test_watched_pictures_are_never_trained_on(self, pictures):
-        train, held_out = pretraining._split(pictures, SMALL)
+        train, held_out = split(pictures, SMALL.held_out, SMALL.seed)
         assert [len(members) for members in held_out] == [6, 6] and len(train) == 108
         assert not np.isin(np.concatenate(held_out), train).any()
 
@@ -314,9 +316,9 @@ class TestPretraining:
     def test_earlier_weights_for_smaller_patches_see_the_enlarged_picture_alike(
         self, pictures, tmp_path, reporter
     ):
-        architecture = pretraining._architecture(32)
-        architecture["vision_cfg"] |= {"image_size": 32, "patch_size": 4}
-        earlier = open_clip.CLIP(**architecture).half().float().eval()
+        smaller = architecture(32)
+        smaller["vision_cfg"] |= {"image_size": 32, "patch_size": 4}
+        earlier = open_clip.CLIP(**smaller).half().float().eval()
         (tmp_path / "earlier").mkdir()
         save_file(earlier.state_dict(), tmp_path / "earlier" / "open_clip_model.safetensors")
         still = dataclasses.replace(SMALL, matrix_learning_rate=0.0, learning_rate=0.0)
@@ -339,7 +341,7 @@ class TestPretraining:
     @pytest.mark.parametrize("recipe", RECIPES)
     def test_the_recipes_stay_within_what_the_demo_may_weigh(self, recipe):
         with torch.device("meta"):
-            clip = open_clip.CLIP(**pretraining._architecture(RECIPES[recipe].width))
+            clip = open_clip.CLIP(**architecture(RECIPES[recipe].width))
         assert sum(p.numel() for p in clip.visual.parameters()) <= 10e6
         assert 2 * sum(p.numel() for p in clip.parameters()) <= 40e6
 

@@ -51,7 +51,7 @@ __all__ = [
 
 PHOTO, DEMO = "photo", "vit-demo"
 DEMO_FOLDER = Path(__file__).parents[2] / "demo" / "clip"
-PHOTO_FOLDER = Path(__file__).parents[2] / "builtin" / "clip"
+PHOTO_FOLDER = Path(__file__).parents[2] / "builtin" / "photo" / "clip"
 # The CLIPs that ship, by name; `demo` is what version 0.1 called the 64-pixel ViT, and its heads still do.
 BUILT_IN = {PHOTO: PHOTO_FOLDER, DEMO: DEMO_FOLDER, "demo": DEMO_FOLDER}
 RANDOM = "random"

@@ -55,7 +55,7 @@ def made_with(*distributions: str) -> str:
 def make_environment(*, html: bool = False) -> Environment:
     """The templates of this package. A variable that is not there is an error, not an empty string."""
     return Environment(
-        loader=PackageLoader("tgems_export.study"),
+        loader=PackageLoader("tgems_export.study.reporting"),
         autoescape=html,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,8 +1,9 @@
-"""Texts for a text tower to learn, and the direction in the joint embedding that each should have.
+"""Names for the text tower to learn, and the direction in the joint embedding that WordNet gives each.
 
-A classifier's row is the prototype of its class. A noun that stands above classes gets the mean of the rows
-below it; one that stands beside them, such as an instrument that is no class, the mean of the rows below its
-nearest hypernym that has any. So every name of WordNet that is near something the tower knows has a place.
+A classifier's row is the prototype of its class, and of every kind of it. A noun that stands above classes
+gets the mean of the rows below it; one that stands beside them, such as an instrument that is no class, the
+mean of the rows below its nearest hypernym that has any. So every name of WordNet that is near something the
+tower knows has a place.
 
 C classes, E width of the joint embedding.
 """
@@ -15,13 +16,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tgems_export.builtin.wordnet import Synset
+from tgems_export.builtin.photo.wordnet import Synset, ancestors
 
 __all__ = ["Name", "Names", "collect_names"]
 
 MOST_BELOW = 150  # classes below a hypernym; a mean of more says little
 MOST_BESIDE = 40  # and below one that a noun without classes is placed by
 MOST_STEPS = 3  # up to that one
+# Animals, artefacts, bodies, food, objects, plants and substances: WordNet's files (`man 5 lexnames`) of what
+# can be seen.
+VISIBLE = frozenset((5, 6, 8, 13, 17, 20, 27))
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,16 @@ class Name:
 
 @dataclass(frozen=True)
 class Names:
-    """All names, and where they should point."""
+    """All names, and where they should point.
 
-    names: tuple[Name, ...]  # those of classes first, in the order of the classes
+    The names of classes come first, in the order of the classes; then those of what stands above classes.
+    """
+
+    names: tuple[Name, ...]
     targets: Tensor  # (len(names), E) of length 1
     prototypes: Tensor  # (C, E) of the classes, of length 1; two may share their only name
     labels: Tensor  # (len(names),) the class, or -1
+    known: int  # how many names are of classes or of what stands above them
 
 
 def collect_names(
@@ -66,45 +74,45 @@ def collect_names(
             return rows[number[synset]]
         if synset in below:
             return _mean(rows, below[synset]) if len(below[synset]) <= MOST_BELOW else None
+        if synsets[synset].file not in VISIBLE:
+            return None
         nearest = _nearest(synset, synsets, below)
         return _mean(rows, nearest) if nearest and len(nearest) <= MOST_BESIDE else None
 
     places = {synset: target for synset in synsets if (target := place(synset)) is not None}
-    names, taken = [], set()
-    for synset in (*classes, *(name for name in places if name not in number)):
-        for lemma in synsets[synset].lemmas:
+    above = [synset for synset in places if synset in below and synset not in number]
+    beside = [synset for synset in places if synset not in below and synset not in number]
+    names, taken, known = [], set(), 0
+    for synset in (*classes, *above, *beside):
+        is_known = synset in number or synset in below
+        for text, lemma in zip(synsets[synset].names, synsets[synset].lemmas, strict=True):
             meanings = [sense for sense in senses.get(lemma.lower(), ()) if sense in places]
             usual = next((sense for sense in meanings if sense in number), next(iter(meanings), synset))
-            text = lemma.replace("_", " ")
-            if (synset in number or synset == usual) and text.lower() not in taken:
+            wanted = is_known or text.islower()  # what is capitalised beside classes is Latin, mostly
+            if (synset in number or synset == usual) and wanted and text.lower() not in taken:
                 taken.add(text.lower())
                 names.append(Name(text, synset, synset in number))
-    targets = torch.stack([places[name.synset] for name in names])
-    labels = torch.tensor([number.get(name.synset, -1) for name in names])
-    return Names(tuple(names), targets, rows, labels)
+                known += is_known
+    return Names(
+        names=tuple(names),
+        targets=torch.stack([places[name.synset] for name in names]),
+        prototypes=rows,
+        labels=torch.tensor([number.get(name.synset, -1) for name in names]),
+        known=known,
+    )
 
 
 def _classes_below(synsets: Mapping[str, Synset], classes: Iterable[str]) -> dict[str, list[int]]:
-    """The classes below every synset that has any."""
+    """Return the classes below every synset that has any; a class is below itself."""
     below: dict[str, list[int]] = {}
     for label, synset in enumerate(classes):
-        for above in _ancestors(synset, synsets):
+        for above in {synset, *ancestors(synset, synsets)}:
             below.setdefault(above, []).append(label)
     return below
 
 
-def _ancestors(synset: str, synsets: Mapping[str, Synset]) -> set[str]:
-    found: set[str] = set()
-    ahead = list(synsets[synset].hypernyms)
-    while ahead:
-        if (above := ahead.pop()) not in found:
-            found.add(above)
-            ahead += synsets[above].hypernyms
-    return found
-
-
 def _nearest(synset: str, synsets: Mapping[str, Synset], below: Mapping[str, list[int]]) -> list[int] | None:
-    """The classes below the nearest hypernym that has any."""
+    """Return the classes below the nearest hypernym that has any."""
     level = list(synsets[synset].hypernyms)
     for _ in range(MOST_STEPS):
         found = [below[above] for above in level if above in below]

@@ -1,4 +1,4 @@
-"""`python -m tgems_export.builtin`: make the encoder that ships."""
+"""`python -m tgems_export.builtin.photo`: make the encoder `photo`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def photo(
 ) -> None:
     """Make the encoder `photo`. An interrupted run goes on where it stopped.
 
-    Example: python -m tgems_export.builtin --out build/photo
+    Example: python -m tgems_export.builtin.photo --out build/photo
     """
-    from tgems_export.builtin.photo import Settings, make_photo
+    from tgems_export.builtin.photo.recipe import make_photo
+    from tgems_export.builtin.photo.training import Settings
 
     settings = Settings(seed=seed)
     settings = dataclasses.replace(settings, steps=steps or settings.steps)
@@ -38,4 +39,4 @@ def photo(
 
 
 if __name__ == "__main__":
-    run(app, "python -m tgems_export.builtin")
+    run(app, "python -m tgems_export.builtin.photo")

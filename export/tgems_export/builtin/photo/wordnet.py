@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tgems_edge.errors import DataError
 
-__all__ = ["WORDNET", "Synset", "read_nouns", "read_senses"]
+__all__ = ["WORDNET", "Synset", "ancestors", "read_nouns", "read_senses"]
 
 WORDNET = Path("/usr/share/wordnet")  # where Debian's package `wordnet-base` puts it
 HYPERNYM = "@"  # of a kind; that of an instance, such as a person or a town, is `@i`
@@ -23,6 +23,13 @@ class Synset:
 
     lemmas: tuple[str, ...]  # the usual one first
     hypernyms: tuple[str, ...]  # synsets above it
+    gloss: str  # its definition, without examples
+    file: int  # the lexicographers' file that it is in: animals, artefacts and so on
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the lemmas as one writes them."""
+        return tuple(lemma.replace("_", " ") for lemma in self.lemmas)
 
 
 def read_nouns(folder: Path = WORDNET) -> dict[str, Synset]:
@@ -48,6 +55,17 @@ def read_senses(synsets: Mapping[str, Synset], folder: Path = WORDNET) -> dict[s
     return senses
 
 
+def ancestors(synset: str, synsets: Mapping[str, Synset]) -> set[str]:
+    """Return all synsets above one."""
+    found: set[str] = set()
+    ahead = list(synsets[synset].hypernyms)
+    while ahead:
+        if (above := ahead.pop()) not in found:
+            found.add(above)
+            ahead += synsets[above].hypernyms
+    return found
+
+
 def _lines(path: Path) -> Iterator[str]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -58,7 +76,8 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _parse(line: str) -> tuple[str, Synset]:
     """Read `offset file type count (lemma id)… count (symbol offset part id)… | gloss`."""
-    fields = line.partition(" | ")[0].split()
+    data, _, gloss = line.partition(" | ")
+    fields = data.split()
     words = int(fields[3], 16)
     lemmas = tuple(fields[4 + 2 * place] for place in range(words))
     pointers = fields[5 + 2 * words :]
@@ -67,4 +86,4 @@ def _parse(line: str) -> tuple[str, Synset]:
         for symbol, offset, part in zip(pointers[::4], pointers[1::4], pointers[2::4], strict=True)
         if symbol == HYPERNYM and part == "n"
     )
-    return f"n{fields[0]}", Synset(lemmas, hypernyms)
+    return f"n{fields[0]}", Synset(lemmas, hypernyms, gloss.partition('; "')[0].strip(), int(fields[1]))
