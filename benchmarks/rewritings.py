@@ -22,7 +22,7 @@ from measuring.timing import SECONDS, session_run, time_in_turn
 from tgems_edge.progress import Reporter
 from tgems_edge.runtime.session import open_session
 from tgems_export.encoders.encoder import RANDOM, load_encoder
-from tgems_export.encoders.towers import blocks
+from tgems_export.encoders.towers.vits import blocks
 
 ARCHITECTURE, SMALL = "ViT-B-32", "ViT-S-32"
 LAYER = 5
