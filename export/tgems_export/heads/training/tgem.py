@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,6 +61,11 @@ class TGemSettings(HeadSettings):
     learning_rate: float = 4e-3
     spread_learning_rate: float = 4e-4  # sigma follows mu, or it grows to explain what mu has not learnt yet
     epochs_between_checkpoints: int = 10
+    few: int = (
+        200  # pictures a class; fewer are learnt by heart without dropout and mixup: 70 to 73 % on 99 names
+    )
+    dropout: float = 0.5  # of the entries of an activation, of few pictures
+    mixup: float = 0.4  # alpha of its Beta distribution, of few pictures
     options: ClassVar = frozenset({"k", "epochs", "loss"})
 
     def compared_in(self, width: int, embedding_width: int, whose: str) -> int:
@@ -140,16 +146,26 @@ def train_tgem_head(
         torch.manual_seed(make_seed(settings.seed, layer, 0))
         width, embedding_width = data.activations.shape[1], data.prompts.shape[2]
         head = make(width, embedding_width, settings.k or min(DEFAULT_K, width))
+    few = len(data.activations) < settings.few * data.targets.shape[1]
+    scale = _Scale.of(data.activations) if few else None
+    if scale:
+        data = dataclasses.replace(
+            data,
+            activations=scale(data.activations),
+            validation_activations=scale(data.validation_activations),
+        )
     loss = Loss(settings.loss, head.k)
     optimiser = _optimiser(head, loss, settings)
     first = _resume(checkpoint, head, loss, optimiser)
     with one_thread():
         for epoch in range(first, settings.epochs + 1):
             generator.manual_seed(make_seed(settings.seed, layer, epoch))
-            _train_epoch(epoch, head, loss, optimiser, data, settings, generator)
+            _train_epoch(epoch, head, loss, optimiser, data, settings, generator, few=few)
             if checkpoint and (epoch % settings.epochs_between_checkpoints == 0 or epoch == settings.epochs):
                 _save(checkpoint, epoch, head, loss, optimiser)
             on_epoch(epoch, lambda: validate(head, data))
+    if scale:
+        scale.fold(head)
     return head.eval().requires_grad_(False)
 
 
@@ -161,6 +177,8 @@ def _train_epoch(
     data: TrainingSet,
     settings: TGemSettings,
     generator: torch.Generator,
+    *,
+    few: bool,
 ) -> None:
     """One pass in random order; every step says each class in a template drawn for it."""
     head.train()
@@ -173,11 +191,50 @@ def _train_epoch(
     every_class = torch.arange(classes)
     for step, members in enumerate(batches):
         _set_learning_rate(optimiser, settings, (epoch - 1 + step / len(batches)) / settings.epochs)
-        z = head.jumper(data.activations[members])
+        activations, targets = data.activations[members], data.targets[members]
+        if few:
+            activations, targets = _disturb(activations, targets, settings, generator)
+        z = head.jumper(activations)
         mu, variance = head.tgem(data.prompts[every_class, drawn[step]])
         optimiser.zero_grad()
-        loss(z, mu, variance, data.targets[members]).backward()
+        loss(z, mu, variance, targets).backward()
         optimiser.step()
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Mean and standard deviation of activations, (D,) each, that are folded into the Jumper in the end."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, activations: Tensor) -> _Scale:
+        """Measure activations (n, D)."""
+        return cls(activations.mean(0), activations.std(0) + 1e-5)
+
+    def __call__(self, activations: Tensor) -> Tensor:
+        """Standardize activations (n, D), so that a dropped entry is the mean."""
+        return (activations - self.mean) / self.deviation
+
+    @torch.no_grad()
+    def fold(self, head: TGemHead) -> None:
+        """Make a head for standardized activations one for activations as they are."""
+        linear = head.jumper.linear
+        linear.weight.div_(self.deviation)
+        linear.bias.sub_(linear.weight @ self.mean)
+
+
+def _disturb(
+    activations: Tensor, targets: Tensor, settings: TGemSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mix each picture with another, and drop entries: activations (B, D) and targets (B, C)."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))  # torch draws no Beta from a generator
+    share = float(np.random.default_rng(seed).beta(settings.mixup, settings.mixup))
+    others = torch.randperm(len(activations), generator=generator)
+    mixed = share * activations + (1 - share) * activations[others]
+    kept = torch.rand(mixed.shape, generator=generator) >= settings.dropout
+    return mixed * kept / (1 - settings.dropout), share * targets + (1 - share) * targets[others]
 
 
 def _optimiser(head: TGemHead, loss: Loss, settings: TGemSettings) -> torch.optim.Optimizer:
