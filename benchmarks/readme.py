@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = (
     ROOT / "README.md",
     ROOT / "export" / "tgems_export" / "demo" / "README.md",
+    ROOT / "export" / "tgems_export" / "builtin" / "photo" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 )
 RESULT = re.compile(r"(<!-- benchmarks/results/(\w+)\.md -->\n).*?(<!-- end -->)", re.DOTALL)
