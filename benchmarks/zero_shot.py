@@ -20,19 +20,16 @@ from measuring.result import save
 from tgems_edge.maths.metrics import top_accuracy
 from tgems_edge.progress import Reporter
 from tgems_edge.sources.data import read_labelled
-from tgems_export.encoders.checkpoints.loading import local_folder
+from tgems_export.encoders.checkpoints.loading import known_names
 from tgems_export.encoders.encoder import Encoder, load_encoder
 from tgems_export.encoders.features import compute_features
 from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates, spoken
 
 
-def known_names(encoder: Encoder, names: Sequence[str]) -> int | None:
+def count_known(encoder: Encoder, names: Sequence[str]) -> int | None:
     """Count the names that an encoder says it was trained on; None for one that does not say."""
-    folder = local_folder(encoder.id.name)
-    if folder is None or not (folder / "names.txt").exists():
-        return None
-    known = set((folder / "names.txt").read_text(encoding="utf-8").splitlines())
-    return sum(spoken(name).lower() in known for name in names)
+    known = known_names(encoder.id.name)
+    return None if known is None else sum(spoken(name).lower() in known for name in names)
 
 
 def measure(encoder: Encoder, root: Path, templates: Sequence[str], reporter: Reporter) -> dict[str, object]:
@@ -47,7 +44,7 @@ def measure(encoder: Encoder, root: Path, templates: Sequence[str], reporter: Re
         "encoder": encoder.id.name,
         "count": len(labels),
         "names": len(folder.classes),
-        "known": known_names(encoder, folder.classes),
+        "known": count_known(encoder, folder.classes),
         "top1": top_accuracy(distances, labels, 1),
         "top5": top_accuracy(distances, labels, 5),
         "guessing": 1 / len(folder.classes),

@@ -240,7 +240,13 @@ def _as_lines(file: ModelFile, seconds: float) -> list[str]:
         lines += _measured(card.accuracy)
     if card.classes_not_trained:
         names = shortened(card.classes_not_trained, MOST_CLASSES)
-        lines.append(f"   untrained {names}: names the head never saw; try it on data")
+        zero_shot = card.last_exit.head_kind == "zero-shot"
+        advice = (
+            "the text tower never saw; train a head for them"
+            if zero_shot
+            else "the head never saw; try it on data"
+        )
+        lines.append(f"   untrained {names}: names {advice}")
     lines += [
         "next:",
         f"   tgems-edge classify --model {shlex.quote(str(file.path))} IMAGE",

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tgems_edge.errors import HeadError, InputError
 from tgems_edge.model_file.card import Exit as CardExit
-from tgems_export.encoders.checkpoints.loading import DEMO, PHOTO
+from tgems_export.encoders.checkpoints.loading import DEMO, PHOTO, known_names
 from tgems_export.encoders.encoder import Encoder, load_encoder
-from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates
+from tgems_export.encoders.prompts import class_embeddings, encode_prompts, load_templates, spoken
 from tgems_export.encoders.towers.base import FULL
 from tgems_export.exporting.graph.exit_graph import Cut
 from tgems_export.exporting.settings import ExitSettings
@@ -127,6 +127,7 @@ def _zero_shot(settings: ExitSettings) -> Exit:
         raise InputError("--layer full without --head knows names alone; give --classes FILE")
     templates = load_templates().train
     text = class_embeddings(encode_prompts(encoder, settings.classes, templates))
+    known = known_names(encoder.id.name)
     head = ZeroShotHead(encoder.embedding_width, encoder.text.logit_scale).eval()
     card = HeadCard(
         encoder=encoder.id,
@@ -134,7 +135,7 @@ def _zero_shot(settings: ExitSettings) -> Exit:
         layer=encoder.tower.full.number,
         pool="embedding",
         k=head.k,
-        classes=(),
+        classes=tuple(name for name in settings.classes if known is None or spoken(name).lower() in known),
         templates=templates,
         templates_held_out=(),
         settings={},

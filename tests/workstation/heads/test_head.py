@@ -195,9 +195,9 @@ def test_the_list_of_training_pictures_is_read_or_refused(tmp_path, listed, with
         ({"schema": 2}, "written by a newer tgems-edge .*; pip install --upgrade"),
         (
             {"encoder": EncoderId("ViT-B-32", "openai", "f" * 64)},
-            "trained on ViT-B-32 with weights f{12}, not on demo",
+            "trained on ViT-B-32 with weights f{12}, not on vit-demo",
         ),
-        ({"preprocessing": OTHERWISE}, "pictures that were resized or normalised otherwise than demo"),
+        ({"preprocessing": OTHERWISE}, "pictures that were resized or normalised otherwise than vit-demo"),
         ({"k": 17}, "its weights do not fit its card"),
     ],
 )

@@ -87,7 +87,7 @@ def test_scale_cannot_shrink(loss):
 
 
 def test_sigmas_that_end_on_the_floor_are_noticed():
-    trained = Trained(noise=0.0, loss="paper", k=16, epochs=60, spread_learning_rate=4e-3)
+    trained = Trained(noise=0.0, loss="paper", k=16, epochs=60, spread_learning_rate=4e-3, few=0)
     assert any("sigmas lie on their floor" in warning for warning in trained.health.warnings())
 
 

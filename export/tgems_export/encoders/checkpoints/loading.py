@@ -40,6 +40,7 @@ __all__ = [
     "RANDOM",
     "folder_config",
     "is_shipped",
+    "known_names",
     "local_folder",
     "model_config",
     "one_line",
@@ -55,6 +56,7 @@ PHOTO_FOLDER = Path(__file__).parents[2] / "builtin" / "photo" / "clip"
 # The CLIPs that ship, by name; `demo` is what version 0.1 called the 64-pixel ViT, and its heads still do.
 BUILT_IN = {PHOTO: PHOTO_FOLDER, DEMO: DEMO_FOLDER, "demo": DEMO_FOLDER}
 RANDOM = "random"
+NAMES_FILE = "names.txt"
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 NEARLY_CONSTANT, NOISE = 1e-3, 0.05  # standard deviations
 
@@ -74,6 +76,14 @@ def folder_config(name: str) -> dict[str, Any]:
     """All that the configuration of a `local-dir:` says; nothing for other names."""
     folder = local_folder(name)
     return read_config(folder / CONFIG_FILE) if folder else {}
+
+
+def known_names(name: str) -> frozenset[str] | None:
+    """The names that the text tower of a folder was taught, in lower case; None where no list says so."""
+    folder = local_folder(name)
+    if folder is None or not (folder / NAMES_FILE).is_file():
+        return None
+    return frozenset((folder / NAMES_FILE).read_text(encoding="utf-8").lower().splitlines())
 
 
 def model_config(name: str) -> dict[str, Any]:

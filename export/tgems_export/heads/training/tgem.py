@@ -26,7 +26,7 @@ from tgems_edge.errors import DataError
 from tgems_export.encoders.towers.base import Pool
 from tgems_export.heads.base import ExitHead
 from tgems_export.heads.losses import Loss, LossName
-from tgems_export.heads.tgem import TGemHead
+from tgems_export.heads.tgem import Jumper, TGemHead
 from tgems_export.heads.training.base import (
     Figures,
     HeadSettings,
@@ -165,6 +165,7 @@ def train_tgem_head(
                 _save(checkpoint, epoch, head, loss, optimiser)
             on_epoch(epoch, lambda: validate(head, data))
     if scale:
+        _settle(head.jumper, data.activations)
         scale.fold(head)
     return head.eval().requires_grad_(False)
 
@@ -223,6 +224,14 @@ class _Scale:
         linear = head.jumper.linear
         linear.weight.div_(self.deviation)
         linear.bias.sub_(linear.weight @ self.mean)
+
+
+@torch.no_grad()
+def _settle(jumper: Jumper, activations: Tensor) -> None:
+    """Normalize by activations (n, D) as they are: dropout and mixup changed their mean and variance."""
+    outputs = jumper.linear(activations)
+    jumper.norm.get_buffer("running_mean").copy_(outputs.mean(0))
+    jumper.norm.get_buffer("running_var").copy_(outputs.var(0))
 
 
 def _disturb(
