@@ -46,7 +46,7 @@ def train(
         typer.Option(
             help="A CLIP: see `tgems-edge models`; local-dir:PATH, hf-hub:ORG/NAME, photo or vit-demo."
         ),
-    ] = "photo",
+    ] = "vit-demo",
     pretrained: Annotated[
         str | None,
         typer.Option(help="Its weights: a tag, a file, TAG:FILE (a file trained like a tag), or random."),

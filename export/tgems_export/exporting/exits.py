@@ -77,7 +77,7 @@ def load_exits(settings: ExitSettings) -> list[Exit]:
         return [_zero_shot(settings)]
     if settings.head is None and encoder not in (None, *HEADS_OF):
         raise HeadError(f"--encoder {encoder}: give --head; `tgems-edge train --encoder {encoder}` makes one")
-    folder = NAMED_HEADS.get(settings.head, settings.head) if settings.head else HEADS_OF[encoder or PHOTO]
+    folder = NAMED_HEADS.get(settings.head, settings.head) if settings.head else HEADS_OF[encoder or DEMO]
     if (kind := KINDS[settings.head_kind]).name != DEFAULT_KIND and folder in NAMED_HEADS.values():
         raise HeadError(f"{kind.option.strip()}: give --head; `tgems-edge train{kind.option}` makes one")
     if encoder is None:

@@ -65,7 +65,7 @@ NULL_ELSEWHERE = {  # these may be null, but not in `full_card`
     ("dynamic",),
     ("quantisation",),
     ("quantisation", "ranges"),
-    *(("exits", 0, name) for name in ("operations", "gate", "calibration")),
+    *(("exits", 0, name) for name in ("operations", "gate", "calibration", "name")),
 }
 
 

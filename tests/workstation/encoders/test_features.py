@@ -185,7 +185,7 @@ def test_a_folder_without_a_readable_picture_is_refused(encoder, pictures, repor
 @pytest.mark.parametrize(
     "change",
     [
-        lambda encoder: replace(encoder, id=replace(encoder.id, sha256="0" * 64)),
+        lambda encoder: replace(encoder, tower_sha256="0" * 64),
         lambda encoder: replace(encoder, transform=replace(encoder.transform, resize_mode="squash")),
     ],
     ids=["weights", "preprocessing"],

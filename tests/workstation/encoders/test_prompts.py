@@ -136,7 +136,7 @@ def test_padding_may_have_another_number_than_zero(encoder):
 
 
 def test_a_long_template_takes_room_from_the_names(encoder):
-    with pytest.raises(DataError, match=r"the prompt 'one two .* cat' has more tokens than demo reads"):
+    with pytest.raises(DataError, match=r"the prompt 'one two .* cat' has more tokens than vit-demo reads"):
         encode_prompts(
             encoder, ["cat"], ["one two three four five six seven eight nine ten one two three four {}"]
         )
