@@ -216,6 +216,8 @@ def _as_json(file: ModelFile, seconds: float) -> dict[str, Any]:
 
 
 def _as_lines(file: ModelFile, seconds: float) -> list[str]:
+    from tgems_export.encoders.encoder import RESEARCH_ONLY
+
     card, parity = file.card, file.card.parity
     lines = [
         f"✅ {file.path}: {card.description}, {file.size / 1e6:.1f} MB, {seconds:.1f} s",
@@ -247,6 +249,8 @@ def _as_lines(file: ModelFile, seconds: float) -> list[str]:
             else "the head never saw; try it on data"
         )
         lines.append(f"   untrained {names}: names {advice}")
+    if RESEARCH_ONLY in (terms := card.licence["weights"]):
+        lines.append(f"   licence   {terms}")
     lines += [
         "next:",
         f"   tgems-edge classify --model {shlex.quote(str(file.path))} IMAGE",

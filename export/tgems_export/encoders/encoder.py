@@ -30,7 +30,10 @@ from tgems_export.encoders.texts import ClipText, StandInText, TextTower
 from tgems_export.encoders.towers.base import Activations, ExitPoint, Pool, Tower
 from tgems_export.encoders.towers.families import read_tower
 
-__all__ = ["Activations", "Encoder", "load_encoder"]
+__all__ = ["RESEARCH_ONLY", "Activations", "Encoder", "load_encoder"]
+
+RESEARCH_ONLY = "research only"
+MOBILECLIP_LICENCE = f"Apple Machine Learning Research Model License: {RESEARCH_ONLY}, derivatives included"
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ def _licence(identity: EncoderId) -> str:
     """The `license` that a folder's configuration states; open_clip ignores the key."""
     if config := folder_config(identity.name):
         return str(config.get("license", "not stated"))
+    if identity.name.startswith("MobileCLIP") and identity.pretrained != RANDOM:
+        return MOBILECLIP_LICENCE
     return f"those of {identity.name} ({identity.pretrained})"
 
 

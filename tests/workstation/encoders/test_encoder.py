@@ -11,7 +11,9 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file, save_file
 
 from tgems_edge.errors import EncoderError
+from tgems_edge.model_file.card import EncoderId
 from tgems_edge.runtime.images import to_pixels
+from tgems_export.encoders import encoder as encoder_module
 from tgems_export.encoders.checkpoints.loading import DEMO_FOLDER, outlined_tower, random_preprocessing
 from tgems_export.encoders.encoder import load_encoder
 from tgems_export.pictures import SHAPES, draw
@@ -244,3 +246,15 @@ def test_our_preprocessing_is_that_of_every_family(encoder, preprocessings, name
     other, picture = replace(encoder, transform=preprocessings[name]), draw(1, *shape)
     ours = other.normalise(to_pixels(picture, other.preprocessing)[None])[0]
     torch.testing.assert_close(ours, other.reference_transform(picture), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "terms"),
+    [
+        ("MobileCLIP2-S0", "dfndr2b", "research only, derivatives included"),
+        ("MobileCLIP2-S0", "random", "those of MobileCLIP2-S0 (random)"),
+        ("ViT-B-32", "openai", "those of ViT-B-32 (openai)"),
+    ],
+)
+def test_the_terms_of_the_weights_are_known(name, pretrained, terms):
+    assert terms in encoder_module._licence(EncoderId(name, pretrained, "0" * 64))
