@@ -300,7 +300,7 @@ class TestDynamic:
             assert 0.1 < card.mean_operations <= card.dynamic.budget == BUDGET
             assert card.dynamic.dropped == {} and card.calibration.images == 200
             assert (card.precision == "int8") == (card.quantisation is not None)
-            assert card.description.startswith("3 classes, exits 1, 2 of vit-demo")
+            assert card.description.startswith("3 classes, exits 1, 2 of demo")
 
     def test_branches_are_there_unless_they_are_not_wanted(self, both):
         assert operators(both["nested"])["If"] == 1
@@ -401,13 +401,13 @@ class TestRefused:
         [
             ([], "--exits is missing: give two or more layers, such as --exits 3,5,8"),
             (["--exits", "5"], "--exits 5: give two or more layers"),
-            (["--exits", "3,five"], "layer five: vit-demo has the layers 1 to 12, and full"),
-            (["--exits", "3,-5"], "layer -5: vit-demo has the layers 1 to 12, and full"),
+            (["--exits", "3,five"], "layer five: demo has the layers 1 to 12, and full"),
+            (["--exits", "3,-5"], "layer -5: demo has the layers 1 to 12, and full"),
             (["--exits", "3,,5"], "--exits 3,,5: give two or more layers"),
             (["--exits", "5,3"], "exits 5, 3: give them in increasing order, each once"),
             (["--exits", "3,3"], "exits 3, 3: give them in increasing order, each once"),
-            (["--exits", "3,13"], "layer 13: vit-demo has the layers 1 to 12"),
-            (["--exits", "0,3"], "layer 0: vit-demo has the layers 1 to 12"),
+            (["--exits", "3,13"], "layer 13: demo has the layers 1 to 12"),
+            (["--exits", "0,3"], "layer 0: demo has the layers 1 to 12"),
             (["--exits", "1,2"], "--dynamic needs labelled pictures to fit its gates on; give --data or"),
             (["--exits", "1,2", "--head-kind", "ssa"], "--head-kind ssa: give --head; `tgems-edge train"),
             (["--exits", "1,2", "--budget", "nan"], "--budget nan: give a number from 0 to 1"),

@@ -229,14 +229,14 @@ class TestCosts:
     @pytest.mark.slow
     def test_exit_5_of_vit_b_32_saves_what_the_paper_says_less_the_patch_embedding(self):
         encoder = load_encoder("ViT-B-32", "random")
-        full, exit_5 = count_full(encoder), count_exit(encoder, 5, 128, torch.randn(10, 512))
+        full, exit_5 = count_full(encoder), count_exit(encoder, encoder.point(5), 128, torch.randn(10, 512))
         assert full.parameters == 87_849_216
         assert full.parameters - exit_5.parameters == 49_714_304
         assert full.operations / exit_5.operations == pytest.approx(2.80, abs=0.02)
 
     def test_a_later_exit_costs_more(self, encoder, material):
         full = count_full(encoder)
-        costs = [count_exit(encoder, layer, 16, material.text) for layer in (1, 5, 12)]
+        costs = [count_exit(encoder, encoder.point(layer), 16, material.text) for layer in (1, 5, 12)]
         assert costs[0].parameters < costs[1].parameters < costs[2].parameters
         assert costs[0].operations < costs[1].operations < costs[2].operations
         assert costs[0].parameters < full.parameters / 5 and costs[1].operations < full.operations / 2

@@ -58,7 +58,7 @@ def make_material(layers=6, classes=CLASSES, **changed):
     whole = Material(
         layers=layers,
         pools=("cls", "mean"),
-        width=K,
+        widths=(K,) * layers,
         classes=classes,
         training=pictures(20 * len(classes)),
         calibration=pictures(200),

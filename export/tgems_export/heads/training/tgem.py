@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgems_edge.errors import DataError
 from tgems_export.encoders.towers.base import Pool
@@ -147,11 +147,12 @@ def train_tgem_head(
         width, embedding_width = data.activations.shape[1], data.prompts.shape[2]
         head = make(width, embedding_width, settings.k or min(DEFAULT_K, width))
     few = len(data.activations) < settings.few * data.targets.shape[1]
-    scale = _Scale.of(data.activations) if few else None
+    given = data.activations
+    scale = _Scale.of(given) if few else None
     if scale:
         data = dataclasses.replace(
             data,
-            activations=scale(data.activations),
+            activations=scale(given),
             validation_activations=scale(data.validation_activations),
         )
     loss = Loss(settings.loss, head.k)
@@ -165,8 +166,11 @@ def train_tgem_head(
                 _save(checkpoint, epoch, head, loss, optimiser)
             on_epoch(epoch, lambda: validate(head, data))
     if scale:
-        _settle(head.jumper, data.activations)
-        scale.fold(head)
+        if isinstance(head.jumper, Jumper):
+            _settle(head.jumper.norm, head.jumper.linear(data.activations))
+            scale.fold(head)
+        else:  # a normalization alone
+            _settle(head.jumper, given)
     return head.eval().requires_grad_(False)
 
 
@@ -227,11 +231,10 @@ class _Scale:
 
 
 @torch.no_grad()
-def _settle(jumper: Jumper, activations: Tensor) -> None:
-    """Normalize by activations (n, D) as they are: dropout and mixup changed their mean and variance."""
-    outputs = jumper.linear(activations)
-    jumper.norm.get_buffer("running_mean").copy_(outputs.mean(0))
-    jumper.norm.get_buffer("running_var").copy_(outputs.var(0))
+def _settle(norm: nn.Module, inputs: Tensor) -> None:
+    """Normalize by inputs (n, K) as they are: dropout and mixup changed their mean and variance."""
+    norm.get_buffer("running_mean").copy_(inputs.mean(0))
+    norm.get_buffer("running_var").copy_(inputs.var(0))
 
 
 def _disturb(
